@@ -89,6 +89,6 @@ def dropout_(x: Tensor, p: float, generator: torch.Generator | None = None) -> T
         ``x``, changed.
     """
     if p > 0:
-        for part in x.flatten(0, -3) if x.dim() > 2 else (x,):
+        for part in x.view(-1, *x.shape[-2:]):
             part.mul_(bernoulli_mask(part.shape, 1 - p, x.dtype, x.device, generator)).mul_(1 / (1 - p))
     return x
