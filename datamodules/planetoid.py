@@ -60,6 +60,8 @@ class PlanetoidDataModule(pl.LightningDataModule):
         ('cora', 'public')
     """
 
+    name: str
+
     def __init__(
         self,
         name: str = "cora",
@@ -160,7 +162,8 @@ class PlanetoidDataModule(pl.LightningDataModule):
         """
         if self.trainer is not None and self.trainer.world_size > 1:
             raise MisconfigurationException(
-                f"one graph in one batch cannot be shared among {self.trainer.world_size} devices; use --trainer.devices 1"
+                f"one graph in one batch cannot be shared among {self.trainer.world_size} devices; "
+                "use --trainer.devices 1"
             )
         _ = self.data
 

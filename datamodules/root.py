@@ -30,7 +30,9 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     elif variable:
         path = Path(variable).expanduser()
         if not path.is_dir():
-            raise ValueError(f"the environment variable ZOO_DATA must name a folder, got {variable!r}, which is not one")
+            raise ValueError(
+                f"the environment variable ZOO_DATA must name a folder, got {variable!r}, which is not one"
+            )
     else:
         path = Path("data")
     return path

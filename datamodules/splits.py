@@ -40,7 +40,9 @@ def random_split(
     by_class = [order[y[order] == label] for label in range(int(y.max()) + 1)]
     smallest = min(len(nodes) for nodes in by_class)
     if num_train_per_class > smallest:
-        raise ValueError(f"num_train_per_class must be at most {smallest}, the smallest class, got {num_train_per_class}")
+        raise ValueError(
+            f"num_train_per_class must be at most {smallest}, the smallest class, got {num_train_per_class}"
+        )
     train_mask = index_to_mask(torch.cat([nodes[:num_train_per_class] for nodes in by_class]), len(y))
     others = order[~train_mask[order]]
     if num_val + num_test > len(others):
