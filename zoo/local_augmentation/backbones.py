@@ -96,14 +96,12 @@ class FeatureLinear(nn.Module):
     def forward(self, x: Features, num_samples: int) -> Tensor:
         """Result ``(S, K, N, out)`` for ``x`` of shape ``(N, F)``, ``(K, N, F)`` or ``(S, K, N, F)``."""
         num_replicas = len(self.weight)
-        own_features = isinstance(x, Tensor) and x.dim() == 4
-        if own_features or not self.share_noise:
-            inputs = x if own_features else [x] * num_replicas
-            out = torch.stack([self._product(one, weight, num_samples) for one, weight in zip(inputs, self.weight)])
-        else:
-            out = self._product(x, self.weight.flatten(0, 1), num_samples)
-            out = out.unflatten(-1, (num_replicas, -1)).movedim(-2, 0)
-        return out
+        if isinstance(x, Tensor) and x.dim() == 4:
+            return torch.stack([F.linear(own, weight) for own, weight in zip(self._drop(x), self.weight)])
+        if not self.share_noise:
+            return torch.stack([self._product(x, weight, num_samples) for weight in self.weight])
+        out = self._product(x, self.weight.flatten(0, 1), num_samples)
+        return out.unflatten(-1, (num_replicas, -1)).movedim(-2, 0)
 
     def _product(self, x: Features, weight: Tensor, num_samples: int) -> Tensor:
         if isinstance(x, SparseMatrix):
@@ -111,11 +109,13 @@ class FeatureLinear(nn.Module):
             values = dropout(stacked.values, self.dropout, self.training)
             return stacked.matmul(weight.t(), values).view(num_samples, x.shape[0], -1)
         if x.dim() == 2:
-            x = x.expand(num_samples, *x.shape)
-            return F.linear(dropout(x, self.dropout, self.training), weight)
+            return F.linear(dropout(x.expand(num_samples, *x.shape), self.dropout, self.training), weight)
+        return F.linear(self._drop(x), weight)
+
+    def _drop(self, x: Tensor) -> Tensor:
         if self.training and self.inplace:
-            return F.linear(dropout_(x, self.dropout), weight)
-        return F.linear(dropout(x, self.dropout, self.training), weight)
+            return dropout_(x, self.dropout)
+        return dropout(x, self.dropout, self.training)
 
 
 class LAGCN(nn.Module):

@@ -157,13 +157,12 @@ class NeighborDecoder(nn.Module):
             Generated features, shape ``(*, N, F)``.
         """
         if out is None:
-            out = condition.new_empty(*z.shape[:-1], self.in_channels)
-        weight, bias = self.output.weight.t(), self.output.bias
+            out = self.output.weight.new_empty(*z.shape[:-1], self.in_channels)
         block = ROWS_PER_BLOCK if z.device.type == "cpu" else z.shape[-2]
-        for latent, matrix in zip(z.view(-1, *z.shape[-2:]), out.view(-1, *out.shape[-2:])):
+        for latent, matrix in zip(z.reshape(-1, *z.shape[-2:]), out.view(-1, *out.shape[-2:])):
             hidden = self.hidden(latent, condition)
             for h, rows in zip(hidden.split(block), matrix.split(block)):
-                torch.addmm(bias, h, weight, out=rows)
+                rows.copy_(self.output(h))  # half precision under autocast; what follows needs more
                 self._activate_(rows)
                 if normalize:
                     normalize_rows(rows)
