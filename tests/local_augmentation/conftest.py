@@ -41,7 +41,8 @@ class SmallGraphDataModule(pl.LightningDataModule):
         self.data = data or small_graph()
 
     def train_dataloader(self):
-        return DataLoader([self.data], batch_size=None)
+        # a loader draws a seed in every epoch; its own generator leaves the global stream to the model
+        return DataLoader([self.data], batch_size=None, generator=torch.Generator())
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 

@@ -17,8 +17,10 @@ from zoo.local_augmentation import (
 CLASSIFIERS = {
     "gcn": LAGCNClassifier,
     "gat": lambda *sizes, **options: LAGATClassifier(*sizes, hidden_channels=4, heads=4, **options),
-    "gcnii": lambda *sizes, **options: LAGCNIIClassifier(*sizes, hidden_channels=16, num_layers=3, **options),
-    "grand": lambda *sizes, **options: LAGRANDClassifier(*sizes, order=2, **options),
+    "gcnii": lambda *sizes, **options: LAGCNIIClassifier(
+        *sizes, hidden_channels=16, num_layers=3, dropout=0.2, conv_weight_decay=0.0, **options
+    ),
+    "grand": lambda *sizes, **options: LAGRANDClassifier(*sizes, order=2, input_dropout=0.2, dropnode=0.2, **options),
 }
 
 
