@@ -1,0 +1,73 @@
+"""The folder of a run: ``logs/<recipe>/version_N``, with TensorBoard events and ``metrics.csv``."""
+
+import csv
+from itertools import count
+from pathlib import Path
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+
+def new_version(runs: Path) -> Path:
+    """Make the next free folder ``version_N`` in ``runs``; safe when several runs start at once.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [new_version(Path(folder)).name for _ in range(2)]
+        ['version_0', 'version_1']
+    """
+    for number in count():
+        folder = runs / f"version_{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError  # the count does not end
+
+
+def loggers(folder: Path, first_step: int = 0) -> list[Logger]:
+    """TensorBoard and CSV loggers that share the run's folder.
+
+    Args:
+        folder: The run's folder.
+        first_step: Step from which a resumed run goes on; what was logged at it and later is replaced.
+    """
+    place = {"save_dir": folder.parent.parent, "name": folder.parent.name, "version": folder.name}
+    tensorboard = TensorBoardLogger(**place, default_hp_metric=False, purge_step=first_step or None)  # type: ignore[arg-type]
+    return [tensorboard, ContinuedCSVLogger(folder, first_step)]
+
+
+class ContinuedCSVLogger(CSVLogger):
+    """A CSVLogger that keeps what a resumed run has logged before; Lightning's own begins an empty file.
+
+    Args:
+        folder: The run's folder.
+        first_step: Rows of this step and later ones are dropped.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        super().__init__(folder.parent.parent, name=folder.parent.name, version=folder.name)
+        rows = read_rows(folder)
+        self._earlier = [row for row in rows if int(row["step"]) < first_step]
+        if rows and self._experiment is None:
+            writer = ExperimentWriter(log_dir=self.log_dir)  # deletes the file
+            writer.metrics = [{name: value for name, value in row.items() if value} for row in self._earlier]  # type: ignore[misc]
+            writer.save()
+            self._experiment = writer
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of the run's ``metrics.csv``, empty if there is none."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_curve(folder: Path, metric: str) -> tuple[list[int], list[float]]:
+    """Epochs and values of a metric in the run's ``metrics.csv``."""
+    rows = [row for row in read_rows(folder) if row.get(metric)]
+    return [int(row["epoch"]) for row in rows], [float(row[metric]) for row in rows]
