@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -14,7 +15,7 @@ import torch
 from filelock import FileLock
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -30,6 +31,8 @@ from zoo.local_augmentation.cvae import (
 )
 from zoo.local_augmentation.selection import ReceptiveFieldGCN, bald, cross_entropy_gap
 from zoo.local_augmentation.sparse import Graph, as_features
+
+log = logging.getLogger(__name__)
 
 Criterion = Literal["bald", "ce_gap", "last"]
 
@@ -71,7 +74,9 @@ class NeighborCVAEModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         parts = self.cvae.elbo(*batch)
         size = len(batch[0])
-        self._sums += torch.stack([parts["rec"].detach() * size, parts["kl"].detach() * size, self._sums.new_tensor(size)])
+        self._sums += torch.stack(
+            [parts["rec"].detach() * size, parts["kl"].detach() * size, self._sums.new_tensor(size)]
+        )
         return parts["rec"] + parts["kl"]
 
     def on_train_epoch_start(self) -> None:
@@ -299,11 +304,11 @@ class GeneratorPretraining:
         except Exception as error:
             rank_zero_warn(f"The cached generator {path} cannot be read ({error}); it is trained anew.")
             return None
-        rank_zero_info(f"Generator: read from {path}")
+        log.info(f"Generator: read from {path}")
         return weights
 
     def _train_into(self, folder: Path, data: Data, device: torch.device | str, **trainer: object) -> dict[str, Tensor]:
-        rank_zero_info(f"Generator: pre-training for {self.max_epochs} epochs, once; it will be kept in {folder}")
+        log.info(f"Generator: pre-training for {self.max_epochs} epochs, once; it will be kept in {folder}")
         partial = folder.with_suffix(".partial")  # renamed when whole, so that the cache never holds half a generator
         shutil.rmtree(partial, ignore_errors=True)
         logger = CSVLogger(partial, name="", version="")

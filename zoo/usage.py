@@ -1,0 +1,164 @@
+"""Errors of the user: jsonargparse's reports in one readable line, and the nearest option for a misspelt one."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from jsonargparse.util import import_object
+from pytorch_lightning.cli import LightningArgumentParser
+
+from zoo.recipes import USAGE
+
+KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
+NOT_ACCEPTED = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
+UNRECOGNIZED = re.compile(r"unrecognized arguments: --(?P<option>[^\s=]+)")
+GIVEN = re.compile(r"Given value: (?P<value>.*)")
+NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>"
+)
+
+
+class UsageError(ValueError):
+    """The command line or a configuration file asks for something that there is not.
+
+    Args:
+        report: What jsonargparse says.
+        options: All options without their dashes.
+    """
+
+    def __init__(self, report: str, options: Sequence[str] = ()) -> None:
+        super().__init__(report)
+        self.options = options
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser that raises, takes no abbreviated options and has the recipe's own options in its help.
+
+    Attributes:
+        own_options: Parser of the options of the recipe's model and data; ``None`` without a recipe.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, usage=USAGE.replace("%", "%%"), description=None, allow_abbrev=False, **kwargs)
+        self.own_options: LightningArgumentParser | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(message, self.option_names()) from ex
+
+    def option_names(self) -> list[str]:
+        """Every option without its dashes."""
+        parsers = [self] if self.own_options is None else [self, self.own_options]
+        return [name.removeprefix("--") for parser in parsers for name in parser._option_string_actions]
+
+    def format_help(self) -> str:
+        if self.own_options is None:
+            return super().format_help() + "\nWith --model NAME the options of the recipe's model and data follow.\n"
+        own = self.own_options.format_help()
+        return super().format_help() + own[own.index("\n\n") :]
+
+
+def own_options(config: dict[str, Any]) -> LightningArgumentParser:
+    """A parser of the options of a recipe's model and data, for the help and for near misses.
+
+    Args:
+        config: The recipe.
+    """
+    parser = LightningArgumentParser(description=None, add_help=False)
+    for key in ("model", "data"):
+        class_path = (config.get(key) or {}).get("class_path")
+        if class_path:
+            add_class_options(parser, import_object(class_path), key)
+    return parser
+
+
+def add_class_options(parser: LightningArgumentParser, cls: type, key: str) -> None:
+    """Add the options of a class, and below them those of each argument that is a dataclass."""
+    nested = {f"{key}.{name}": kind for name, kind in dataclass_arguments(cls).items()}
+    parser.add_class_arguments(cls, key, fail_untyped=False, skip={name.removeprefix(f"{key}.") for name in nested})
+    for name, kind in nested.items():
+        parser.add_class_arguments(kind, name)
+
+
+def dataclass_arguments(cls: type) -> dict[str, type]:
+    """The arguments of a class, its bases' included, that are dataclasses, with or without ``None``."""
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base) and base is not object:
+            hints |= get_type_hints(base.__init__)  # type: ignore[misc]
+    kinds = {
+        name: [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        for name, hint in hints.items()
+    }
+    return {name: kind[0] for name, kind in kinds.items() if kind}  # type: ignore[misc]
+
+
+def readable(message: str, options: Iterable[str] = ()) -> str:
+    """One line that says which option is wrong, and what is allowed.
+
+    jsonargparse reports every way in which a value could have been meant, indented as the types are nested.
+
+    Args:
+        message: The report.
+        options: All options without their dashes, to offer the nearest one.
+
+    Example:
+        >>> readable('Parser key "trainer.max_epochs":\\n  Errors:\\n    - Expected a <class \\'int\\'>\\n  Given value: x')
+        '--trainer.max_epochs: expected int, got x'
+    """
+    unrecognized = UNRECOGNIZED.search(message)
+    if unrecognized:
+        return f"--{unrecognized['option']}: there is no such option{nearest(unrecognized['option'], options)}"
+    keys: list[tuple[int, str]] = []
+    problems: list[tuple[str, str]] = []
+    value = ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        indent = len(line) - len(line.lstrip())
+        found = KEY.match(text)
+        if found:
+            keys = [(depth, key) for depth, key in keys if depth < indent] + [(indent, found["key"])]
+            text = found["rest"]
+        given = GIVEN.match(text)
+        if given and not given["value"].startswith(("NestedArg", "Namespace")):
+            value = given["value"]
+        if text and not NOISE.match(text):
+            path = ".".join(key for depth, key in keys if depth <= indent)
+            problems.append((path, _in_words(text)))
+    return _joined(problems, value, options) or message
+
+
+def _in_words(text: str) -> str:
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r"^Expected an? (.*?)\. Got value: ", r"expected \1, got ", text)
+    return re.sub(r"^Expected an? ", "expected ", text)
+
+
+def _joined(problems: list[tuple[str, str]], value: str, options: Iterable[str]) -> str:
+    by_path: dict[str, list[str]] = {}
+    for path, problem in problems:
+        by_path.setdefault(path, []).append(problem)
+    return "; ".join(_line(path, found, value, options) for path, found in by_path.items())
+
+
+def _line(path: str, problems: list[str], value: str, options: Iterable[str]) -> str:
+    unknown = NOT_ACCEPTED.match(problems[0])
+    if unknown:
+        name = f"{path}.{unknown['option']}".lstrip(".")
+        return f"--{name}: there is no such option{nearest(name, options)}"
+    expected = [problem.removeprefix("expected ") for problem in problems if problem.startswith("expected ")]
+    text = "; ".join(problems)
+    if len(expected) == len(problems):
+        text = "expected " + " or ".join(expected)
+        if value and ", got " not in text:
+            text += f", got {value}"
+    return f"--{path}: {text}" if path else text
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """The options that are spelt most alike, as the end of a sentence."""
+    plain = [option for option in options if not option.endswith((".help", "+"))]
+    near = difflib.get_close_matches(name, plain, n=3, cutoff=0.85)
+    return f"; did you mean --{' or --'.join(near)}?" if near else "; --help lists all"
