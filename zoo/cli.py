@@ -5,12 +5,13 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
@@ -27,12 +28,17 @@ from zoo.resume import RandomState, check_checkpoint, find_checkpoint
 from zoo.usage import Parser, own_options, readable
 
 
+def is_rank_zero() -> bool:
+    """Whether this is the only process, or the one of several that prints and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 class Started(Callback):
     """Tells whether work has begun: errors before are the user's, errors after are ours and keep their traceback."""
 
     yet = False
 
-    def on_fit_start(self, *_: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.yet = True
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
@@ -128,7 +134,7 @@ class ZooCLI(LightningCLI):
     def _run_folder(self) -> Path:
         """A new folder, or that of the run that goes on."""
         self._is_new = False
-        if rank_zero_only.rank > 0:
+        if not is_rank_zero():
             return self.runs / "rank_zero"  # never written to: logs are rank zero's, and so is the checkpoints' folder
         if self.fits and self.checkpoint is not None:
             folder = self.checkpoint.absolute().parents[1]
@@ -183,7 +189,7 @@ def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> i
             if started.yet:
                 raise
             return complain(readable(str(error), getattr(error, "options", ())))
-    if rank_zero_only.rank == 0:
+    if is_rank_zero():
         console().print(result.table())
         if result.stopped:
             print(how_to_go_on(result, overrides), file=sys.stderr)
@@ -238,7 +244,7 @@ def run(verb: str, recipe: Recipe | None, overrides: Sequence[str], started: Sta
             cli.discard_folder()
         raise
     result.seconds = time.perf_counter() - begun
-    if cli.folder is not None and rank_zero_only.rank == 0:
+    if cli.folder is not None and is_rank_zero():
         _keep(cli, result)
     return result
 
@@ -251,7 +257,7 @@ def name_of(overrides: Sequence[str]) -> str:
         ('mine', 'gcn')
     """
     words = [word for option in overrides for word in option.split("=", 1)]
-    paths = [Path(value) for option, value in zip(words, words[1:]) if option in ("--config", "-c")]
+    paths = [Path(value) for option, value in pairwise(words) if option in ("--config", "-c")]
     if not paths:
         return "run"
     of_a_run = paths[0].name == "config.yaml" and paths[0].parent.name.startswith("version_")
@@ -283,7 +289,7 @@ def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
     result.checkpoint = str(path) if path else None
     if verb == "predict":
         batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
-        if cli.folder is not None and rank_zero_only.rank == 0:
+        if cli.folder is not None and is_rank_zero():
             torch.save(batches, cli.folder / "predictions.pt")
         return
     best = {name: value for name, value in result.metrics.items() if name.endswith("(best)")}

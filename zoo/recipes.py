@@ -44,7 +44,7 @@ class Recipe:
         """Title of the paper, from the first line of its room's docstring; the room's name if there is none."""
         source = (self.path.parent / "__init__.py").read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or self.path.parent.name
-        return docstring.splitlines()[0]
+        return docstring.splitlines()[0].rstrip(".")
 
 
 def recipes() -> dict[str, Recipe]:

@@ -41,7 +41,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, usage=USAGE.replace("%", "%%"), description=None, allow_abbrev=False, **kwargs)
+        super().__init__(*args, usage=USAGE.replace("%", "%%"), description="", allow_abbrev=False, **kwargs)
         self.own_options: LightningArgumentParser | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -52,11 +52,12 @@ class Parser(LightningArgumentParser):
         parsers = [self] if self.own_options is None else [self, self.own_options]
         return [name.removeprefix("--") for parser in parsers for name in parser._option_string_actions]
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any) -> str:
+        everyone = super().format_help(*args)
         if self.own_options is None:
-            return super().format_help() + "\nWith --model NAME the options of the recipe's model and data follow.\n"
+            return everyone + "\nWith --model NAME the options of the recipe's model and data follow.\n"
         own = self.own_options.format_help()
-        return super().format_help() + own[own.index("\n\n") :]
+        return everyone + own[own.index("\n\n") :]
 
 
 def own_options(config: dict[str, Any]) -> LightningArgumentParser:
@@ -65,7 +66,7 @@ def own_options(config: dict[str, Any]) -> LightningArgumentParser:
     Args:
         config: The recipe.
     """
-    parser = LightningArgumentParser(description=None, add_help=False)
+    parser = LightningArgumentParser(description="", add_help=False)
     for key in ("model", "data"):
         class_path = (config.get(key) or {}).get("class_path")
         if class_path:
@@ -95,7 +96,7 @@ def dataclass_arguments(cls: type) -> dict[str, type]:
 
 
 def readable(message: str, options: Iterable[str] = ()) -> str:
-    """One line that says which option is wrong, and what is allowed.
+    r"""One line that says which option is wrong, and what is allowed.
 
     jsonargparse reports every way in which a value could have been meant, indented as the types are nested.
 
@@ -104,7 +105,7 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
         options: All options without their dashes, to offer the nearest one.
 
     Example:
-        >>> readable('Parser key "trainer.max_epochs":\\n  Errors:\\n    - Expected a <class \\'int\\'>\\n  Given value: x')
+        >>> readable('Parser key "trainer.max_epochs":\n  - Expected a <class \'int\'>\n  Given value: x')
         '--trainer.max_epochs: expected int, got x'
     """
     unrecognized = UNRECOGNIZED.search(message)

@@ -1,4 +1,4 @@
-"""Local Augmentation for Graph Neural Networks (Liu et al., ICML 2022)
+"""Local Augmentation for Graph Neural Networks (Liu et al., ICML 2022).
 
 A conditional VAE learns, once, what a neighbour's features look like given a node's own. In every training step fresh
 generated features are fed to the network beside the node's own, and a consistency loss asks several such passes to
