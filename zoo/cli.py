@@ -107,7 +107,7 @@ class ZooCLI(LightningCLI):
             if config.logger in (None, True):
                 kwargs["logger"] = loggers(self.folder, first_step)
             if self.fits and config.enable_checkpointing is not False and not _has(config.callbacks, ModelCheckpoint):
-                callbacks.append(self._model_checkpoint(self.folder / "checkpoints"))
+                callbacks += self._checkpoints(self.folder / "checkpoints")
         try:
             return super()._instantiate_trainer({**config, **kwargs}, callbacks)
         except BaseException:
@@ -148,9 +148,12 @@ class ZooCLI(LightningCLI):
         if self.folder is not None and self._is_new:
             shutil.rmtree(self.folder)
 
-    def _model_checkpoint(self, folder: Path) -> ModelCheckpoint:
-        monitor = "val/loss" if is_overridden("validation_step", self.model) else None
-        return ModelCheckpoint(folder, filename="best", monitor=monitor, save_last=True, enable_version_counter=False)
+    def _checkpoints(self, folder: Path) -> list[Callback]:
+        """Keep ``best.ckpt``, where the model validates, and ``last.ckpt`` of every epoch, whether or not it is best."""
+        last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+        if not is_overridden("validation_step", self.model):
+            return [last]
+        return [ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False), last]
 
     @rank_zero_only
     def save_config(self) -> None:
@@ -274,10 +277,9 @@ def _fit(cli: ZooCLI, result: Result) -> None:
         signal.signal(signal.SIGINT, on_interrupt)
     result.stopped = cli.trainer.interrupted
     result.metrics = _floats(cli.trainer.callback_metrics)
-    keeper = cli.trainer.checkpoint_callback
-    if isinstance(keeper, ModelCheckpoint):
-        kept = keeper.last_model_path if result.stopped else keeper.best_model_path or keeper.last_model_path
-        result.checkpoint = _short(kept) if kept else None
+    keepers = [callback for callback in cli.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    for keeper in keepers[-1:] if result.stopped else keepers[:1]:  # the last epoch to go on from, else the best
+        result.checkpoint = _short(keeper.best_model_path) if keeper.best_model_path else None
         if keeper.monitor and keeper.best_model_score is not None:
             result.metrics[f"{keeper.monitor} (best)"] = float(keeper.best_model_score)
 

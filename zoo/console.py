@@ -18,6 +18,7 @@ CHATTER = (
     ".*torch.jit.script.* is deprecated.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     "Checkpoint directory .* exists and is not empty.*",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
     "Experiment logs directory .* exists and is not empty.*",
     "You're resuming from a checkpoint that ended before the epoch ended.*",
 )

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from filelock import FileLock
@@ -279,7 +279,7 @@ class GeneratorPretraining:
         for tensor in tensors:
             yield tensor.cpu().contiguous().numpy().tobytes()
 
-    def obtain(self, data: Data, device: torch.device | str = "cpu", **trainer: object) -> dict[str, Tensor]:
+    def obtain(self, data: Data, device: torch.device | str = "cpu", **trainer: Any) -> dict[str, Tensor]:
         """The weights of the trained generator: from the cache, or trained now and put there.
 
         Beside them the folder keeps the configuration and ``metrics.csv``, the losses and scores of the training.
@@ -307,7 +307,7 @@ class GeneratorPretraining:
         log.info(f"Generator: read from {path}")
         return weights
 
-    def _train_into(self, folder: Path, data: Data, device: torch.device | str, **trainer: object) -> dict[str, Tensor]:
+    def _train_into(self, folder: Path, data: Data, device: torch.device | str, **trainer: Any) -> dict[str, Tensor]:
         log.info(f"Generator: pre-training for {self.max_epochs} epochs, once; it will be kept in {folder}")
         partial = folder.with_suffix(".partial")  # renamed when whole, so that the cache never holds half a generator
         shutil.rmtree(partial, ignore_errors=True)
@@ -319,7 +319,7 @@ class GeneratorPretraining:
         os.replace(partial, folder)
         return weights
 
-    def fit(self, data: Data, device: torch.device | str = "cpu", **trainer: object) -> NeighborCVAE:
+    def fit(self, data: Data, device: torch.device | str = "cpu", **trainer: Any) -> NeighborCVAE:
         """Train and select a generator.
 
         Args:
@@ -332,9 +332,10 @@ class GeneratorPretraining:
         """
         self.check(data)
         device = torch.device(device)
-        on_gpu = {"accelerator": "gpu", "devices": [device.index or 0]}
-        options = {"accelerator": device.type, "devices": 1} if device.type != "cuda" else on_gpu
+        on_gpu: dict[str, Any] = {"accelerator": "gpu", "devices": [device.index or 0]}
+        options: dict[str, Any] = {"accelerator": device.type, "devices": 1} if device.type != "cuda" else on_gpu
         options |= {"logger": False, "enable_checkpointing": False, "enable_model_summary": False} | trainer
+        callbacks = options.pop("callbacks", [])
         with isolate_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             torch.manual_seed(self.seed)
@@ -351,7 +352,7 @@ class GeneratorPretraining:
                 self.update_steps,
                 self.seed,
             )
-            inner = Trainer(max_epochs=self.max_epochs, callbacks=[selection], **options)  # type: ignore[arg-type]
+            inner = Trainer(max_epochs=self.max_epochs, callbacks=[selection, *callbacks], **options)
             inner.fit(module, datamodule=pairs)
         if inner.interrupted:
             raise KeyboardInterrupt
