@@ -149,7 +149,7 @@ class ZooCLI(LightningCLI):
             shutil.rmtree(self.folder)
 
     def _checkpoints(self, folder: Path) -> list[Callback]:
-        """Keep ``best.ckpt``, where the model validates, and ``last.ckpt`` of every epoch, whether or not it is best."""
+        """Keep ``best.ckpt``, where the model validates, and ``last.ckpt``, renewed every epoch."""
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
         if not is_overridden("validation_step", self.model):
             return [last]
@@ -293,6 +293,7 @@ def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
         batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
         if cli.folder is not None and is_rank_zero():
             torch.save(batches, cli.folder / "predictions.pt")
+            result.predictions = str(cli.folder / "predictions.pt")
         return
     best = {name: value for name, value in result.metrics.items() if name.endswith("(best)")}
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)

@@ -27,6 +27,7 @@ class Result:
         seconds: Wall time of fit and evaluation.
         checkpoint: What was evaluated, or is the best; ``None`` where nothing was saved.
         folder: The log folder; ``None`` in a ``fast_dev_run``.
+        predictions: File of what ``predict`` gave, a list with one entry a batch.
         stopped: Whether Ctrl-C ended the run.
     """
 
@@ -39,6 +40,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     checkpoint: str | None = None
     folder: str | None = None
+    predictions: str | None = None
     stopped: bool = False
 
     def table(self) -> Table:
@@ -53,6 +55,8 @@ class Result:
         table.add_row("seed", str(self.seed))
         table.add_row("time", f"{self.seconds:.1f} s on {self.device}")
         table.add_row("checkpoint", self.checkpoint or "none")
+        if self.predictions:
+            table.add_row("predictions", self.predictions)
         table.add_row("log folder", self.folder or "none")
         return table
 

@@ -42,10 +42,10 @@ def collect_random_state() -> dict[str, Any]:
         >>> torch.equal(first, torch.rand(3))
         True
     """
-    kind, keys, *position = np.random.get_state()  # noqa: NPY002  the global generator is what others draw from
+    kind, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002  the global generator is what others draw from
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *position),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

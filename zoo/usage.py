@@ -16,7 +16,7 @@ NOT_ACCEPTED = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
 UNRECOGNIZED = re.compile(r"unrecognized arguments: --(?P<option>[^\s=]+)")
 GIVEN = re.compile(r"Given value: (?P<value>.*)")
 NOISE = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>"
+    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Expected (?:a )?<class 'NoneType'>"
 )
 
 
@@ -133,8 +133,8 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
 def _in_words(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
-    text = re.sub(r"^Expected an? (.*?)\. Got value: ", r"expected \1, got ", text)
-    return re.sub(r"^Expected an? ", "expected ", text)
+    text = re.sub(r"^Expected (?:an? )?(.*?)\. Got value: ", r"expected \1, got ", text)
+    return re.sub(r"^Expected (?:an? )?", "expected ", text)
 
 
 def _joined(problems: list[tuple[str, str]], value: str, options: Iterable[str]) -> str:

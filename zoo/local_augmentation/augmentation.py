@@ -55,6 +55,9 @@ class LocalAugmentation(nn.Module):
         [(4, 5, 5), (4, 5, 5), (5, 5)]
     """
 
+    pool: Tensor
+    oldest: Tensor
+
     def __init__(
         self,
         generator: NeighborDecoder,

@@ -266,7 +266,7 @@ class LAGAT(nn.Module):
 class FixedGraphGCN2Conv(GCN2Conv):
     """:class:`~torch_geometric.nn.GCN2Conv` that propagates a stack of K node matrices with one sparse product."""
 
-    def propagate(self, propagation: SparseMatrix, x: Tensor, edge_weight: None = None) -> Tensor:  # type: ignore[override]
+    def propagate(self, propagation: SparseMatrix, x: Tensor, edge_weight: None = None) -> Tensor:
         return (propagation @ x.view(-1, propagation.shape[0], x.shape[-1])).flatten(0, 1)
 
 

@@ -67,6 +67,10 @@ class LocalAugmentedNodeClassifier(LightningModule):
     """
 
     main_metric = "val/acc"
+    backbone: nn.Module
+    generator_ready: Tensor
+    validated_latents: Tensor
+    best_loss: Tensor
 
     def __init__(
         self,
@@ -96,7 +100,6 @@ class LocalAugmentedNodeClassifier(LightningModule):
             decoder = self.pretraining.decoder(in_channels)
             self.augmentation = LocalAugmentation(decoder, num_generated, mode, pool_size)
         self.num_branches = 1 if mode == "average" else num_generated + 1
-        self.backbone: nn.Module
         self.register_buffer("generator_ready", torch.tensor(False))
         self.register_buffer("validated_latents", torch.empty(0))  # (1, G, N, L); the nodes are not known yet
         self.register_buffer("best_loss", torch.full((1,), torch.inf))
@@ -393,6 +396,8 @@ class LAGCNIIClassifier(LocalAugmentedNodeClassifier):
         conv_weight_decay: Weight decay of the convolutions; ``weight_decay`` is that of the dense layers.
         **classifier: Arguments of :class:`LocalAugmentedNodeClassifier`.
     """
+
+    backbone: LAGCNII
 
     def __init__(
         self,

@@ -158,7 +158,7 @@ class GeneratorSelection(Callback):
         if self.criterion != "last" and trainer.global_step % self.every_n_steps == 0:
             with isolate_rng():
                 torch.manual_seed(self.seed + trainer.global_step)
-                score = self._look(pl_module.cvae, trainer.global_step)
+                score = self._look(_cvae(pl_module), trainer.global_step)
             pl_module.log("selection_score", score, batch_size=1)
 
     def _look(self, cvae: NeighborCVAE, step: int) -> float:
@@ -178,7 +178,12 @@ class GeneratorSelection(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._selected:
-            pl_module.cvae.load_state_dict(self._selected)
+            _cvae(pl_module).load_state_dict(self._selected)
+
+
+def _cvae(module: LightningModule) -> NeighborCVAE:
+    assert isinstance(module, NeighborCVAEModule)
+    return module.cvae
 
 
 def check_selection(criterion: str, every_n_steps: int, mc_samples: int, warmup_steps: int, update_steps: int) -> None:
