@@ -11,6 +11,7 @@ VERBS = ("fit", "validate", "test", "predict")
 USAGE = """\
 python train.py --model NAME [--KEY VALUE ...]           train, then test the best checkpoint
 python train.py fit|validate|test|predict --model NAME   do one of these
+python train.py --list                                   the recipes by paper
 python train.py --help [--model NAME]                    all options, with those of the recipe's model and data"""
 
 

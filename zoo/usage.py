@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pydoc import locate
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from jsonargparse.util import import_object
 from pytorch_lightning.cli import LightningArgumentParser
 
 from zoo.recipes import USAGE
@@ -44,6 +45,16 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, usage=USAGE.replace("%", "%%"), description="", allow_abbrev=False, **kwargs)
         self.own_options: LightningArgumentParser | None = None
 
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        for option, value in pairwise([*(args or ()), "--"]):
+            if (
+                option.startswith(("--model.", "--data.", "--trainer."))
+                and "=" not in option
+                and value.startswith("--")
+            ):
+                raise UsageError(f"a value is missing after {option}")
+        return super().parse_args(args, *rest, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message, self.option_names()) from ex
 
@@ -69,8 +80,9 @@ def own_options(config: dict[str, Any]) -> LightningArgumentParser:
     parser = LightningArgumentParser(description="", add_help=False)
     for key in ("model", "data"):
         class_path = (config.get(key) or {}).get("class_path")
-        if class_path:
-            add_class_options(parser, import_object(class_path), key)
+        cls = locate(class_path) if class_path else None
+        if isinstance(cls, type):
+            add_class_options(parser, cls, key)
     return parser
 
 

@@ -36,11 +36,3 @@ def root(tmp_path: Path) -> Path:
     write_raw(tmp_path / "planetoid/PubMed/raw", "pubmed")
     write_raw(tmp_path / "planetoid/CiteSeer/raw", "citeseer", unknown_nodes=5)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test forgets to provide is not fetched: the port is closed."""
-    monkeypatch.setattr("torch_geometric.datasets.Planetoid.url", "http://127.0.0.1:9/data")
-    monkeypatch.delenv("ZOO_DATA", raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
