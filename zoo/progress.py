@@ -6,7 +6,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 REFRESH_SECONDS = 0.25
 
@@ -34,17 +35,16 @@ class EpochProgressBar(ProgressBar):
         console = Console(stderr=True)
         if not self._enabled or not console.is_terminal:
             return
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what the narrow terminal leaves
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[done]}"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("left"),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", table_column=rest),
         )
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*columns, console=console, expand=True)
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         description = type(pl_module).__name__
         self._task = self._progress.add_task(
