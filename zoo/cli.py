@@ -25,7 +25,7 @@ from zoo.progress import EpochProgressBar
 from zoo.recipes import Recipe
 from zoo.results import Result, draw_curves
 from zoo.resume import RandomState, check_checkpoint, find_checkpoint
-from zoo.usage import Parser, own_options, readable
+from zoo.usage import Parser, check_values, own_options, readable
 
 
 def is_rank_zero() -> bool:
@@ -93,6 +93,7 @@ class ZooCLI(LightningCLI):
             parser.link_arguments(f"data.{source}", f"model.init_args.{argument}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        check_values(args)  # type: ignore[arg-type]
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -45,16 +45,6 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, usage=USAGE.replace("%", "%%"), description="", allow_abbrev=False, **kwargs)
         self.own_options: LightningArgumentParser | None = None
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
-        for option, value in pairwise([*(args or ()), "--"]):
-            if (
-                option.startswith(("--model.", "--data.", "--trainer."))
-                and "=" not in option
-                and value.startswith("--")
-            ):
-                raise UsageError(f"a value is missing after {option}")
-        return super().parse_args(args, *rest, **kwargs)
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message, self.option_names()) from ex
 
@@ -69,6 +59,13 @@ class Parser(LightningArgumentParser):
             return everyone + "\nWith --model NAME the options of the recipe's model and data follow.\n"
         own = self.own_options.format_help()
         return everyone + own[own.index("\n\n") :]
+
+
+def check_values(args: Sequence[str]) -> None:
+    """Raise a :class:`UsageError` that names an option without its value; jsonargparse names only the group."""
+    for option, following in pairwise([*args, "--"]):
+        if option.startswith(("--model.", "--data.", "--trainer.")) and "=" not in option and following[:2] == "--":
+            raise UsageError(f"a value is missing after {option}")
 
 
 def own_options(config: dict[str, Any]) -> LightningArgumentParser:
