@@ -11,7 +11,7 @@ from torch_geometric.utils import degree
 from torchmetrics import Metric
 
 DegreeBins = Sequence[tuple[int, int | None]]
-BINS = ((1, 1), (2, 5), (6, 20), (21, None))
+BINS = ((0, 1), (2, 5), (6, 20), (21, None))
 
 
 def accuracy_by_degree(prediction: Tensor, y: Tensor, node_degree: Tensor, bins: DegreeBins = BINS) -> Tensor:
@@ -149,7 +149,7 @@ class AccuracyByDegree(pl.Callback):
         accuracies = self.metric.compute()
         for bin_, accuracy, count in zip(self.metric.bins, accuracies, self.metric.count):
             pl_module.log(f"test/acc_degree_{_label(*bin_)}", accuracy)
-            pl_module.log(f"test/nodes_degree_{_label(*bin_)}", count)
+            pl_module.log(f"test/nodes_degree_{_label(*bin_)}", count.float())
 
 
 def _label(low: int, high: int | None) -> str:

@@ -49,7 +49,7 @@ class Result:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in sorted(self.metrics.items()):
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, f"{value:,.0f}" if value.is_integer() and value > 1 else f"{value:.4f}")
         table.add_section()
         table.add_row("data", f"[bold red]{self.data}[/]" if "STAND-IN" in self.data else self.data)
         table.add_row("seed", str(self.seed))

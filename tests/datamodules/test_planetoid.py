@@ -43,7 +43,12 @@ class Linear(pl.LightningModule):
 
 
 def trainer(tmp_path, **arguments):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return pl.Trainer(max_epochs=3, default_root_dir=tmp_path, **{"accelerator": "cpu", **quiet, **arguments})
 
 
@@ -120,7 +125,7 @@ def test_nothing_is_written_beside_the_raw_files(root):
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
 def test_every_stage_gets_the_same_graph_in_the_precision_of_the_trainer(precision, root, tmp_path):
-    # Another precision than that of the data also makes sure that tensors first placed in a validation can be trained on.
+    # Another precision than the data's also makes sure that tensors first placed in a validation can be trained on.
     datamodule = PlanetoidDataModule("pubmed", root=root)
     model = Linear(datamodule)
     runner = trainer(tmp_path, precision=precision)
@@ -206,7 +211,9 @@ def test_the_stand_in_comes_with_one_warning_and_is_named(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert datamodule.is_stand_in
-        assert datamodule.description.startswith("STAND-IN for Cora: generated stochastic-block-model citation graph (2,708")
+        assert datamodule.description.startswith(
+            "STAND-IN for Cora: generated stochastic-block-model citation graph (2,708"
+        )
     assert (datamodule.num_features, datamodule.num_classes) == (1433, 7)
     assert list(tmp_path.iterdir()) == []
 
