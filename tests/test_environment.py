@@ -7,19 +7,24 @@ from zoo.recipes import main
 
 
 @pytest.fixture
-def mismatched(monkeypatch):
-    """An environment whose torchvision was built for another torch."""
-    real = builtins.__import__
+def fail_torchvision(monkeypatch):
+    """Makes the import of torchvision fail with a message."""
 
-    def fail(name, *args, **kwargs):
-        if name == "torchvision":
-            raise RuntimeError("operator torchvision::nms does not exist")
-        return real(name, *args, **kwargs)
+    def fail(message):
+        real = builtins.__import__
 
-    monkeypatch.setattr(builtins, "__import__", fail)
+        def broken(name, *args, **kwargs):
+            if name == "torchvision":
+                raise RuntimeError(message)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", broken)
+
+    return fail
 
 
-def test_mismatched_torch_and_torchvision_are_told_in_two_lines(mismatched, capsys):
+def test_mismatched_torch_and_torchvision_are_told_in_two_lines(fail_torchvision, capsys):
+    fail_torchvision("operator torchvision::nms does not exist")
     assert main(["--model", "gcn"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "torch" in first
@@ -31,14 +36,7 @@ def test_a_sound_environment_is_none_to_complain_of():
     assert check_environment() is None
 
 
-def test_other_failures_of_the_import_keep_their_traceback(monkeypatch):
-    real = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name == "torchvision":
-            raise RuntimeError("out of memory")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
+def test_other_failures_of_the_import_keep_their_traceback(fail_torchvision):
+    fail_torchvision("out of memory")
     with pytest.raises(RuntimeError, match="out of memory"):
         check_environment()
