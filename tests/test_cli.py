@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 
 import pytest
 import torch
@@ -190,6 +191,19 @@ def test_errors_within_training_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("zoo.local_augmentation.LAGCNClassifier.training_step", fail)
     with pytest.raises(ValueError, match="a defect"):
         main(["--model", "gcn", *QUICK])
+
+
+def test_ctrl_c_in_a_test_ends_it(trained, monkeypatch, capsys):
+    def interrupt(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.local_augmentation.LAGCNClassifier.test_step", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["test", "--model", "gcn", "--trainer.accelerator", "cpu"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopped" in capsys.readouterr().err
 
 
 def test_readable_keeps_what_it_does_not_understand():

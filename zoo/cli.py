@@ -1,5 +1,6 @@
 """The commands ``train``, ``fit``, ``validate``, ``test`` and ``predict``, on LightningCLI."""
 
+import shlex
 import shutil
 import signal
 import sys
@@ -184,8 +185,11 @@ def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> i
     with quiet():
         try:
             result = run(verb, recipe, overrides, started)
-        except SystemExit as end:  # after --help and --print_config
-            return int(end.code or 0)
+        except SystemExit as end:
+            if started.yet:  # how Lightning ends an evaluation after Ctrl-C
+                print("\nstopped", file=sys.stderr)
+                return 130
+            return int(end.code or 0)  # after --help and --print_config
         except KeyboardInterrupt:
             print("\nstopped before training began", file=sys.stderr)
             return 130
@@ -196,17 +200,17 @@ def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> i
     if is_rank_zero():
         console().print(result.table())
         if result.stopped:
-            print(how_to_go_on(result, overrides), file=sys.stderr)
+            print(how_to_go_on(result, recipe, overrides), file=sys.stderr)
     return 130 if result.stopped else 0
 
 
-def how_to_go_on(result: Result, overrides: Sequence[str]) -> str:
+def how_to_go_on(result: Result, recipe: Recipe | None, overrides: Sequence[str]) -> str:
     """What to type after Ctrl-C."""
     if result.checkpoint is None:
         return "stopped before the first epoch was saved; the same command starts again"
-    verb = "" if result.verb == "train" else f"{result.verb} "
-    model = "" if "--config" in overrides else f"--model {result.recipe} "
-    return f"stopped; to go on: python train.py {verb}{model}{' '.join([*overrides, '--ckpt_path', 'last'])}"
+    words = ["python", "train.py", *([] if result.verb == "train" else [result.verb])]
+    words += ["--model", recipe.name] if recipe else []
+    return f"stopped; to go on: {shlex.join([*words, *overrides, '--ckpt_path', 'last'])}"
 
 
 def run(verb: str, recipe: Recipe | None, overrides: Sequence[str], started: Started | None = None) -> Result:
