@@ -2,7 +2,7 @@
 
 import ast
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,14 @@ class Recipe:
 
     @property
     def paper(self) -> str:
-        """Title of the paper, from the first line of its room's docstring; the room's name if there is none."""
-        source = (self.path.parent / "__init__.py").read_text(encoding="utf-8")
-        docstring = ast.get_docstring(ast.parse(source)) or self.path.parent.name
-        return docstring.splitlines()[0].rstrip(".")
+        """Title of the paper."""
+        return title(self.path.parent)
+
+
+def title(room: Path) -> str:
+    """Title of the paper, from the first line of its room's docstring; the room's name if there is none."""
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or room.name
+    return docstring.splitlines()[0].rstrip(".")
 
 
 def recipes() -> dict[str, Recipe]:
@@ -67,9 +71,20 @@ def find_recipe(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "python train.py --list shows them all."
-    raise UnknownRecipeError(f"there is no recipe {name!r}; {hint}")
+    raise UnknownRecipeError(
+        f"there is no recipe {name!r}; {did_you_mean(name, known) or 'python train.py --list shows them all.'}"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that offers the names spelt most alike; empty if none is near.
+
+    Example:
+        >>> did_you_mean("gnc", ["gcn", "gat"])
+        'did you mean gcn?'
+    """
+    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def listing() -> str:
