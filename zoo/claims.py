@@ -1,9 +1,11 @@
 """What a paper asserts and how it is re-measured: pure description. Does not import torch, so that it lists at once."""
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +81,7 @@ class Run:
         Raises:
             UnknownRecipeError: If there is no such recipe.
         """
-        config = yaml.safe_load(find_recipe(self.recipe).path.read_text(encoding="utf-8"))
+        config = copy.deepcopy(_content(find_recipe(self.recipe).path))
         for key, value in {"seed_everything": self.seed, **self.overrides}.items():
             *path, last = key.split(".")
             node = config
@@ -87,6 +89,11 @@ class Run:
                 node = _child(_arguments(node, part), part)
             _arguments(node, last)[last] = value
         return config
+
+
+@lru_cache
+def _content(recipe: Path) -> dict[str, Any]:
+    return yaml.safe_load(recipe.read_text(encoding="utf-8"))
 
 
 def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:
@@ -195,7 +202,9 @@ class Results(Sequence[Measurement]):
         """
         for one in self:
             if name not in one.metrics:
-                raise KeyError(f"no metric {name!r} in a run of {one.recipe}, which has {', '.join(sorted(one.metrics))}")
+                raise KeyError(
+                    f"no metric {name!r} in a run of {one.recipe}, which has {', '.join(sorted(one.metrics))}"
+                )
         return np.array([one.metrics[name] for one in self])
 
 
@@ -286,7 +295,8 @@ class Paper:
     def claim(self) -> Claim:
         """The ``CLAIM`` of the room's ``claim.py``, which is loaded without the room, and so without torch."""
         spec = importlib.util.spec_from_file_location(f"zoo.{self.name}.claim", self.room / "claim.py")
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.CLAIM

@@ -1,7 +1,5 @@
 """What a command leaves behind: a table on the console, ``results.json`` and ``curves.png`` in the log folder."""
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from zoo.files import write_json
 from zoo.logs import read_curve
 
 
@@ -62,9 +61,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write the result as JSON, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(partial, path)
+        write_json(path, asdict(self))
 
 
 def draw_curves(folder: Path, title: str, main_metric: str | None, best: str | None = "val/loss") -> Path | None:
