@@ -16,7 +16,6 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from zoo.console import console, quiet
@@ -26,7 +25,7 @@ from zoo.progress import EpochProgressBar
 from zoo.recipes import Recipe
 from zoo.results import Result, draw_curves
 from zoo.resume import RandomState, check_checkpoint, find_checkpoint
-from zoo.usage import Parser, check_values, own_options, readable
+from zoo.usage import USER_ERRORS, Parser, check_values, message_of, own_options
 
 
 def is_rank_zero() -> bool:
@@ -193,10 +192,10 @@ def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> i
         except KeyboardInterrupt:
             print("\nstopped before training began", file=sys.stderr)
             return 130
-        except (ValueError, MisconfigurationException, OSError, ImportError) as error:
+        except USER_ERRORS as error:
             if started.yet:
                 raise
-            return complain(readable(str(error), getattr(error, "options", ())))
+            return complain(message_of(error))
     if is_rank_zero():
         console().print(result.table())
         if result.stopped:

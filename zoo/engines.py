@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from joblib import cpu_count
 import zoo
 
 TAIL = 15
+ROOTS = ("ZOO_DATA", "ZOO_CACHE")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def _train(job: Job) -> Outcome:
     from zoo.cli import Started, run
     from zoo.console import quiet
     from zoo.recipes import find_recipe
+    from zoo.usage import USER_ERRORS, message_of
 
     torch.set_num_threads(1)
     started = Started()
@@ -97,10 +99,10 @@ def _train(job: Job) -> Outcome:
     with quiet():
         try:
             result = run("train", find_recipe(job.recipe), words, started)
-        except FileNotFoundError as error:
+        except USER_ERRORS as error:
             if started.yet:
                 raise
-            return Outcome(error=str(error), data_is_missing=True)
+            return Outcome(error=message_of(error), data_is_missing=isinstance(error, FileNotFoundError))
     return Outcome(asdict(result), error="the run was interrupted" if result.stopped else "")
 
 
@@ -150,7 +152,7 @@ class LocalEngine:
         slots = {slot for _, _, slot in self._running.values()}
         slot = min(set(range(len(slots) + 1)) - slots)
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(job, sender, slot))
+        process = self._context.Process(target=_work, args=(job, sender, slot, dict(os.environ)))
         process.start()
         sender.close()  # the worker holds the only one: when it dies, the receiver learns of it
         self._running[receiver] = (job, process, slot)
@@ -183,8 +185,10 @@ def _end_of(exitcode: int) -> str:
     return f"the worker ended with status {exitcode}"
 
 
-def _work(job: Job, sender: Connection, slot: int) -> None:
-    """What a worker process does."""
+def _work(job: Job, sender: Connection, slot: int, environment: Mapping[str, str]) -> None:
+    """What a worker process does; the process that it is forked from may have had another environment."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _take_one_gpu(slot)
@@ -210,7 +214,7 @@ def _take_one_gpu(slot: int) -> None:
 class RayEngine:
     """Submits every job as a Ray task of one CPU, with its share of a GPU where the cluster has any.
 
-    The packages travel with the tasks; data is looked for where ``ZOO_DATA`` points on the worker's machine.
+    Our packages travel with the tasks. Data does not: a machine that lacks it downloads it.
 
     Args:
         workers: Jobs at a time; ``None`` for one per CPU of the cluster.
@@ -225,8 +229,8 @@ class RayEngine:
         import ray
 
         self._ray = ray
+        roots = {name: os.environ[name] for name in ROOTS if name in os.environ}
         packages = [str(Path(zoo.__file__).parents[1] / name) for name in ("zoo", "datamodules", "callbacks")]
-        roots = {name: os.environ[name] for name in ("ZOO_DATA", "ZOO_CACHE") if name in os.environ}
         ray.init(
             address=address,
             num_cpus=None if address else workers,

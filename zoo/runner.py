@@ -98,6 +98,10 @@ class Task:
         for checkpoints in self.folder.glob("logs/*/*/checkpoints"):
             rmtree(checkpoints)
 
+    def has_changed(self) -> bool:
+        """Whether the code is no longer the one of the key: somebody has edited it since the task was made."""
+        return task(self.run).key != self.key
+
     def job(self) -> Job:
         """What a worker needs; what an earlier attempt left is removed."""
         rmtree(self.folder, ignore_errors=True)
@@ -174,6 +178,8 @@ def execute(tasks: Iterable[Task], engine: Engine, watcher: Watcher) -> Failures
             watcher.started(one)
         for job, outcome in engine.finished(timeout=0.2):
             one = running.pop(job.folder)
+            if not outcome.error and one.has_changed():
+                outcome.error = "the source code was changed during the run"
             if not outcome.error:
                 one.keep(outcome)
             elif outcome.data_is_missing:

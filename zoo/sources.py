@@ -3,8 +3,8 @@
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,8 @@ def code_hash(room: Path, config: dict[str, Any], root: Path = ROOT) -> str:
         config: The run's whole configuration.
         root: The folder that holds the packages.
     """
-    return _hash_of(room, frozenset(class_paths(config)), root)
-
-
-@lru_cache
-def _hash_of(room: Path, classes: frozenset[str], root: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(source_files(room, classes, root)):
+    for path in sorted(source_files(room, set(class_paths(config)), root)):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -74,10 +69,10 @@ def class_paths(config: object) -> Iterator[str]:
 def imported_modules(path: Path, root: Path = ROOT) -> Iterator[str]:
     """Modules that a file's import statements name, with re-exported names led back to where they are defined."""
     package = ".".join(path.relative_to(root).parent.parts)
-    for node in ast.walk(_tree(path)):
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield from (defining_module(f"{module}.{alias.name}", root) for alias in node.names)
 
@@ -95,7 +90,7 @@ def defining_module(name: str, root: Path = ROOT) -> str:
     path = _file(module, root)
     if path is None or path.name != "__init__.py":
         return module
-    for node in _tree(path).body:
+    for node in _nodes(path):
         if isinstance(node, ast.ImportFrom):
             source = importlib.util.resolve_name("." * node.level + (node.module or ""), module)
             for alias in node.names:
@@ -104,9 +99,13 @@ def defining_module(name: str, root: Path = ROOT) -> str:
     return module
 
 
-@lru_cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _nodes(path: Path) -> Sequence[ast.Import | ast.ImportFrom]:
+    return _imports(path.read_bytes())
+
+
+@cache
+def _imports(source: bytes) -> Sequence[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 def _files(modules: Iterable[str], root: Path) -> Iterator[Path]:

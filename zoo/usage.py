@@ -9,6 +9,7 @@ from pydoc import locate
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from zoo.recipes import USAGE
 
@@ -19,6 +20,10 @@ GIVEN = re.compile(r"Given value: (?P<value>.*)")
 NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Expected (?:a )?<class 'NoneType'>"
 )
+
+
+# What may be raised before work starts because the user asks for something that cannot be.
+USER_ERRORS = (ValueError, MisconfigurationException, OSError, ImportError)
 
 
 class UsageError(ValueError):
@@ -102,6 +107,11 @@ def dataclass_arguments(cls: type) -> dict[str, type]:
         for name, hint in hints.items()
     }
     return {name: kind[0] for name, kind in kinds.items() if kind}  # type: ignore[misc]
+
+
+def message_of(error: BaseException) -> str:
+    """What to tell the user about one of :data:`USER_ERRORS`."""
+    return readable(str(error), getattr(error, "options", ()))
 
 
 def readable(message: str, options: Iterable[str] = ()) -> str:

@@ -22,7 +22,9 @@ PAPER: dict[str, float | tuple[float, float]] = {
     "CiteSeer: GAT": (72.5, 0.7),
     "CiteSeer: LA-GAT": (73.7, 0.5),
 }
-BAND = (80.5, 82.3)  # of a sound GCN on Cora, percent: a weak baseline would make any claim hold
+# A weak baseline or a broken generator would make the comparison worthless.
+BAND = (80.5, 82.3)  # of a sound GCN on Cora, percent
+LOSSES = {"generator/loss_first": (100, 115), "generator/loss_last": (50, 56)}  # on Cora, nats per pair
 WITHIN = {"Cora: LA-GCN": 0.8, "CiteSeer: LA-GCN": 1.0}  # of the paper's figure, points, with the paper's protocol
 
 SEEDS = {"small": {"baseline": 10, "augmented": 5}, "full": {"baseline": 100, "augmented": 20}}
@@ -67,7 +69,7 @@ def verdict(results: Results) -> Verdict:
         for data, title in DATA.items()
         for method in ("GCN", "GCN control", "LA-GCN", "GAT", "GAT control", "LA-GAT")
     }
-    checks = [sound_baseline(figures["Cora: GCN"])]
+    checks = [sound_baseline(figures["Cora: GCN"]), sound_generator(results)]
     for baseline, margin in {"GCN": 1.0, "GAT": 0.0}.items():
         checks += [gain(results, data, baseline, margin) for data in DATA]
     if results.scale == "full":
@@ -77,10 +79,14 @@ def verdict(results: Results) -> Verdict:
     return Verdict(figures, checks)
 
 
+def of(results: Results, method: str, data: str, generator: dict[str, int] | None = None) -> Results:
+    """The runs of a method on a graph, with one generator or with any."""
+    return results.of(RECIPES[method], overrides(method, data, results.scale) | (generator or {}))
+
+
 def accuracy(results: Results, method: str, data: str, generator: dict[str, int] | None = None) -> NDArray[np.float64]:
     """Test accuracies in percent."""
-    settings = overrides(method, data, results.scale) | (generator or {})
-    return 100 * results.of(RECIPES[method], settings).metric("test/acc")
+    return 100 * of(results, method, data, generator).metric("test/acc")
 
 
 def by_generator(results: Results, method: str, data: str) -> list[NDArray[np.float64]]:
@@ -110,6 +116,15 @@ def share(results: Results, data: str, baseline: str) -> Check:
 def sound_baseline(values: NDArray[np.float64]) -> Check:
     mean, (low, high) = float(values.mean()), BAND
     return Check(f"the baseline is sound: GCN on Cora between {low} and {high}", low <= mean <= high, f"{mean:.2f}")
+
+
+def sound_generator(results: Results) -> Check:
+    """The losses of Cora's generator in its first and last epoch, as every run on it reports them."""
+    losses = {name: of(results, "LA-GCN", "cora").metric(name) for name in LOSSES}
+    holds = all(bool(((low <= losses[name]) & (losses[name] <= high)).all()) for name, (low, high) in LOSSES.items())
+    bands = " and ".join(f"{low} to {high}" for low, high in LOSSES.values())
+    evidence = ", ".join(f"{values.mean():.1f}" for values in losses.values())
+    return Check(f"the generator is sound: its first and last loss on Cora are {bands} nats per pair", holds, evidence)
 
 
 def paper_is_reached(name: str, values: NDArray[np.float64]) -> Check:

@@ -41,7 +41,8 @@ class LocalAugmentedNodeClassifier(LightningModule):
     A batch is a whole graph: a PyG ``Data`` with ``x`` (row-normalised), ``raw_x``, ``edge_index``, ``y``,
     ``train_mask``, ``val_mask`` and ``test_mask``; the datamodule has it as ``data`` too. The generator is trained
     once, before the first epoch (:class:`~zoo.local_augmentation.pretraining.GeneratorPretraining`). Every epoch
-    validates a fresh draw; the best one is kept, in the checkpoint too, and used in test and prediction.
+    validates a fresh draw; the best one is kept, in the checkpoint too, and used in test and prediction. The test
+    reports the generator's loss in the first and the last epoch of its training as well.
 
     A subclass sets ``backbone``, which is called as those of :mod:`zoo.local_augmentation.backbones` are.
 
@@ -69,6 +70,7 @@ class LocalAugmentedNodeClassifier(LightningModule):
     main_metric = "val/acc"
     backbone: nn.Module
     generator_ready: Tensor
+    generator_loss: Tensor
     validated_latents: Tensor
     best_loss: Tensor
 
@@ -101,6 +103,7 @@ class LocalAugmentedNodeClassifier(LightningModule):
             self.augmentation = LocalAugmentation(decoder, num_generated, mode, pool_size)
         self.num_branches = 1 if mode == "average" else num_generated + 1
         self.register_buffer("generator_ready", torch.tensor(False))
+        self.register_buffer("generator_loss", torch.full((2,), torch.nan))  # of its first and of its last epoch
         self.register_buffer("validated_latents", torch.empty(0))  # (1, G, N, L); the nodes are not known yet
         self.register_buffer("best_loss", torch.full((1,), torch.inf))
         self.register_load_state_dict_pre_hook(FitBuffers("validated_latents"))
@@ -128,6 +131,9 @@ class LocalAugmentedNodeClassifier(LightningModule):
             weights = self.pretraining.fit(data, self.device, fast_dev_run=True, **options).state_dict()
         else:
             weights = self.pretraining.obtain(data, self.device, **options)
+            losses = self.pretraining.losses(data)
+            if losses:
+                self.generator_loss.copy_(torch.tensor([losses[0], losses[-1]]))
         decoder = self.augmentation.generator
         decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
         self.generator_ready.fill_(True)
@@ -223,6 +229,8 @@ class LocalAugmentedNodeClassifier(LightningModule):
     def test_step(self, batch: Data, batch_idx: int) -> None:
         loss, acc = self._measures(batch, self(batch), "test")
         self._log({"test/loss": loss.mean(), "test/acc": acc.mean()})
+        if self.generator_loss.isfinite().all():
+            self._log({"generator/loss_first": self.generator_loss[0], "generator/loss_last": self.generator_loss[1]})
         if len(acc) > 1:
             self._log({"test/acc_std": acc.std(), **{f"test/acc_{i}": one for i, one in enumerate(acc)}})
 

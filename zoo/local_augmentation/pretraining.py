@@ -1,5 +1,6 @@
 """Pre-training of the generator through its own Trainer, with selection and a cache."""
 
+import csv
 import hashlib
 import json
 import logging
@@ -300,6 +301,14 @@ class GeneratorPretraining:
         with FileLock(folder.with_suffix(".lock")):
             weights = self._read(folder / "generator.pt")
             return self._train_into(folder, data, device, **trainer) if weights is None else weights
+
+    def losses(self, data: Data) -> list[float]:
+        """Mean loss of each epoch in which the kept generator was trained, in nats per pair; empty if there is none."""
+        path = self.folder(data) / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
         if not path.exists():
