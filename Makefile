@@ -1,6 +1,7 @@
 # make train MODEL=local_aug_gcn     train and test one recipe (ARGS="--trainer.max_epochs 50" overrides)
+# make reproduce PAPER=local_augmentation    re-measure a paper's claim (ARGS="--scale full"); without PAPER, list them
 # make test                          run the tests
-# Both, and all targets below, first make .venv and install requirements.lock into it, when that is not done yet.
+# These, and all targets below, first make .venv and install requirements.lock into it, when that is not done yet.
 
 PYTHON ?= python3
 MODEL ?= local_aug_gcn

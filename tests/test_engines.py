@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_close_stops_what_still_runs(engine, root, monkeypatch):
     ((_, process, _),) = engine._running.values()
     engine.close()
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_machine_without_the_drivers_folders_answers_all_the_same(root, workplace, monkeypatch):
+    monkeypatch.setenv("ZOO_DATA", str(root))
+    job = replace(task(on_real_data(Run("gcn", 0, QUICK))).job(), directory="/nowhere", folder="/nowhere/run")
+    outcome = engines.execute(job)
+    assert outcome.result["metrics"]
+    monkeypatch.chdir(workplace)
+    assert not list(workplace.rglob("*.ckpt"))
 
 
 def test_what_is_printed_goes_to_the_log_even_from_below_python(tmp_path, capfd):

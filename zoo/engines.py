@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from joblib import cpu_count
@@ -72,19 +73,23 @@ class Engine(Protocol):
 
 def execute(job: Job) -> Outcome:
     """Train and test in this process, with one thread; what is printed goes to ``log.txt`` in the job's folder."""
-    folder = Path(job.folder)
-    if Path(job.directory).is_dir():  # it is not on another machine of a cluster
-        os.chdir(job.directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    if Path(job.directory).is_dir():
+        return _execute(job, Path(job.folder), job.directory)
+    with TemporaryDirectory() as folder:  # another machine of a cluster has other folders; only the answer is kept
+        return _execute(job, Path(folder), folder)
+
+
+def _execute(job: Job, folder: Path, directory: str) -> Outcome:
+    os.chdir(directory)
     with printed_to(folder / "log.txt"):
         try:
-            return _train(job)
+            return _train(job, folder)
         except (Exception, SystemExit):
             traceback.print_exc()
     return Outcome(error=tail(folder / "log.txt"))
 
 
-def _train(job: Job) -> Outcome:
+def _train(job: Job, folder: Path) -> Outcome:
     import torch
 
     from zoo.cli import Started, run
@@ -94,7 +99,7 @@ def _train(job: Job) -> Outcome:
 
     torch.set_num_threads(1)
     started = Started()
-    own = {"default_root_dir": job.folder, "enable_progress_bar": "false", "devices": "1"}
+    own = {"default_root_dir": str(folder), "enable_progress_bar": "false", "devices": "1"}
     words = [*job.words, *(word for name, value in own.items() for word in (f"--trainer.{name}", value))]
     with quiet():
         try:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from zoo.claims import NotEnoughRuns, Paper, Results, Verdict
 from zoo.drawing import draw_figures
-from zoo.files import write_json, write_text
+from zoo.files import write_text
 from zoo.runner import Failures, Task
 
 REPORTS = Path("reports")
@@ -126,7 +126,7 @@ class Report:
             partial.replace(folder / "figure.png")
         else:
             (folder / "figure.png").unlink(missing_ok=True)
-        write_json(folder / "results.json", self.content())
+        write_text(folder / "results.json", _json(self.content()))
         write_text(folder / "report.md", self.markdown())
         write_text(TABLE, results_table(read_reports()))
         return folder
@@ -192,6 +192,13 @@ class Report:
         for name, figure in self.figures().items():
             figures.add_row(name, _paper_text(figure), _ours_text(figure))
         return Group(*parts, figures)
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """As JSON, with each run on a line of its own."""
+    head = json.dumps({**content, "runs": []}, indent=1)
+    runs = ",\n".join(f"  {json.dumps(run)}" for run in content["runs"])
+    return head.replace('"runs": []', f'"runs": [\n{runs}\n ]') + "\n"
 
 
 def _figure(ours: Any, paper: float | tuple[float, float] | None) -> dict[str, Any]:

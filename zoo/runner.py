@@ -74,9 +74,11 @@ class Task:
         return json.dumps([self.run.recipe, self.run.overrides], sort_keys=True)
 
     def measurement(self) -> Measurement | None:
-        """What the run measured, ``None`` if it has not finished."""
-        path = self.folder / "measurement.json"
-        return Measurement(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        """What the run measured, ``None`` if it has not finished (or was kept in a form of long ago)."""
+        try:
+            return Measurement(**json.loads((self.folder / "measurement.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, TypeError):
+            return None
 
     def keep(self, outcome: Outcome) -> None:
         """Keep what the run measured, and remove its checkpoints."""

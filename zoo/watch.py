@@ -101,7 +101,8 @@ class Watch:
     def given_up(self, tasks: Sequence[Task]) -> None:
         """Runs will not be done, for want of their data."""
         for task in tasks:
-            self._left.pop(task.key, None)
+            self._left.pop(task.key)
+            self._total -= 1
 
     def waited(self) -> None:
         """A moment has passed."""
