@@ -15,14 +15,14 @@ MEASURED = Verdict({"Cora: GCN": [80.0, 82.0]}, [Check("it | holds", True, "+1")
 class FakePaper(Paper):
     @property
     def claim(self):
-        return Claim("The claim", {"Cora: GCN": (81.5, 0.5), "Cora: GAT": 83.0}, lambda _: [], lambda _: MEASURED, None, "%")
+        figures = {"Cora: GCN": (81.5, 0.5), "Cora: GAT": 83.0}
+        return Claim("The claim", figures, lambda _: [], lambda _: MEASURED, None, "%")
 
 
 class FakeTask(Task):
     def measurement(self):
-        run = self.run
-        metrics = {"test/acc": 0.8}
-        return Measurement(run.recipe, run.seed, {}, {}, metrics, "Cora", "cpu, 1 threads", 60.0, {"torch": "3"}, "c", "now")
+        one, device, versions = self.run, "cpu, 1 threads", {"torch": "3"}
+        return Measurement(one.recipe, one.seed, {}, {}, {"test/acc": 0.8}, "Cora", device, 60.0, versions, "c", "now")
 
 
 def report(tmp_path, errors=()):

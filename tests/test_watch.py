@@ -7,20 +7,21 @@ from zoo.claims import Measurement, Run
 from zoo.runner import Task
 from zoo.watch import Estimate, Watch
 
+DONE: set[str] = set()
+
 
 class FakeTask(Task):
-    done: set[str] = set()
-
     def measurement(self):
         run = self.run
-        if self.key not in self.done:
+        if self.key not in DONE:
             return None
         return Measurement(run.recipe, run.seed, {}, {}, {"test/acc": 0.8125}, "", "cpu", 30.0, {}, "", "")
 
 
 @pytest.fixture
 def tasks(tmp_path):
-    FakeTask.done = {"0"}
+    DONE.clear()
+    DONE.add("0")
     return [FakeTask(Run("gcn", seed), str(seed), tmp_path) for seed in range(4)]
 
 
@@ -51,7 +52,7 @@ def test_the_live_view_shows_done_running_left_and_time_to_go(tasks):
         text = shown(watch.view())
         assert "1 done, 2 running, 1 left, 0:45 to go" in text
         assert "gcn seed=2" in text
-        FakeTask.done.add("1")
+        DONE.add("1")
         watch.ended(tasks[1], "")
         watch.ended(tasks[2], "log\nboom")
         text = shown(watch.view())
@@ -62,7 +63,7 @@ def test_where_there_is_no_terminal_every_run_has_a_line(tasks):
     console = Console(file=io.StringIO(), width=200)
     with Watch(tasks, tasks[1:], workers=2, console=console) as watch:
         watch.started(tasks[1])
-        FakeTask.done.add("1")
+        DONE.add("1")
         watch.ended(tasks[1], "")
         watch.started(tasks[2])
         watch.ended(tasks[2], "log\nboom")

@@ -5,7 +5,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -291,7 +291,7 @@ class Paper:
         """From the first line of the room's docstring."""
         return title(self.room)
 
-    @property
+    @cached_property
     def claim(self) -> Claim:
         """The ``CLAIM`` of the room's ``claim.py``, which is loaded without the room, and so without torch."""
         spec = importlib.util.spec_from_file_location(f"zoo.{self.name}.claim", self.room / "claim.py")
