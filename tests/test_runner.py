@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -30,13 +31,6 @@ class FakeEngine:
     def finished(self, timeout):
         job = self.running.pop(0)
         return [(job, self.outcome(job))]
-
-
-class Silent:
-    def started(self, task): ...
-    def ended(self, task, failure): ...
-    def given_up(self, tasks): ...
-    def waited(self): ...
 
 
 def succeed(job):
@@ -77,7 +71,7 @@ def test_stand_ins_are_refused_where_there_are_any():
 def test_a_finished_run_is_kept_whole(workplace):
     one = task(RUN)
     assert one.measurement() is None
-    failures = execute([one], FakeEngine(succeed), Silent())
+    failures = execute([one], FakeEngine(succeed), Mock())
     assert (failures.errors, failures.missing_data) == ({}, {})
     kept = one.measurement()
     assert kept.metrics == {"test/acc": 0.8}
@@ -91,7 +85,7 @@ def test_a_failure_stops_no_other_run_and_is_not_kept(workplace):
     tasks = [task(Run("gcn", seed)) for seed in range(5)]
     broken = str(tasks[1].folder.absolute())
     engine = FakeEngine(lambda job: Outcome(error="boom") if job.folder == broken else Outcome(RESULT))
-    failures = execute(tasks, engine, Silent())
+    failures = execute(tasks, engine, Mock())
     assert failures.errors == {tasks[1].key: "boom"}
     assert [one.measurement() is not None for one in tasks] == [True, False, True, True, True]
 
@@ -104,7 +98,7 @@ def test_runs_that_wait_for_missing_data_are_given_up_and_others_are_not(workpla
     engine = FakeEngine(
         lambda job: Outcome(error="no Cora", data_is_missing=True) if job.folder in missing else Outcome(RESULT), 1
     )
-    failures = execute([*cora, *citeseer], engine, Silent())
+    failures = execute([*cora, *citeseer], engine, Mock())
     assert failures.missing_data == {one.key: "no Cora" for one in cora}
     assert len(engine.jobs) == 1 + 4
     assert all(one.measurement() for one in citeseer)
@@ -117,7 +111,7 @@ def test_code_that_is_edited_during_a_run_is_not_blamed_on_the_old_one(workplace
         monkeypatch.setattr(runner, "code_hash", lambda room, config: "edited")
         return Outcome(RESULT)
 
-    failures = execute([one], FakeEngine(edit), Silent())
+    failures = execute([one], FakeEngine(edit), Mock())
     assert failures.errors == {one.key: "the source code was changed during the run"}
     assert one.measurement() is None
 
