@@ -46,7 +46,7 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(name, w
 
     whole, resumed = (outcome(workplace / f"logs/{name}/version_{i}") for i in range(2))
     assert resumed[:2] == whole[:2]
-    torch.testing.assert_close(resumed[2], whole[2], rtol=0, atol=0)
+    torch.testing.assert_close(resumed[2], whole[2], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_finished_run_is_not_resumed_without_more_epochs(workplace, capsys):
