@@ -11,7 +11,7 @@ from zoo.engines import Job, Outcome
 from zoo.runner import execute, on_real_data, task
 
 RUN = Run("gcn", 0, {"data.name": "cora"})
-RESULT = {"metrics": {"test/acc": 0.8}, "data": "Cora", "device": "cpu", "seconds": 2.0}
+RESULT = {"metrics": {"test/acc": 0.8}, "last_epoch": {"train/acc": 0.9}, "curves": {}, "data": "Cora", "device": "cpu", "seconds": 2.0}
 
 
 class FakeEngine:
@@ -74,7 +74,7 @@ def test_a_finished_run_is_kept_whole(workplace):
     failures = execute([one], FakeEngine(succeed), Mock())
     assert (failures.errors, failures.missing_data) == ({}, {})
     kept = one.measurement()
-    assert kept.metrics == {"test/acc": 0.8}
+    assert kept.metrics == {"test/acc": 0.8, "train/acc": 0.9}
     assert kept.config["model"]["init_args"]["hidden_channels"] == 16
     assert kept.versions["torch"]
     assert [path.name for path in Path("runs/gcn").glob("*/*")] == ["measurement.json"]

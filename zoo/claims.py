@@ -131,13 +131,14 @@ class Measurement:
         seed: Of the run.
         overrides: Values that won over the recipe's.
         config: The whole configuration.
-        metrics: What was measured, by name.
+        metrics: What was measured, by name: in the test, and in the last epoch of the training.
         data: The data in one line, a stand-in named as one.
         device: Where it ran.
         seconds: Wall time.
         versions: Of Python and the packages that compute.
         code: Hash of our source files that the run imports.
         finished: Time of day, ISO 8601, UTC.
+        curves: Values of metrics over epochs, and the curves of callbacks: x and y by name.
     """
 
     recipe: str
@@ -151,6 +152,7 @@ class Measurement:
     versions: dict[str, str]
     code: str
     finished: str
+    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
 
 class Results(Sequence[Measurement]):
@@ -206,6 +208,17 @@ class Results(Sequence[Measurement]):
                     f"no metric {name!r} in a run of {one.recipe}, which has {', '.join(sorted(one.metrics))}"
                 )
         return np.array([one.metrics[name] for one in self])
+
+    def curves(self, name: str) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """A metric over epochs, or a curve that a callback has drawn: x and y, one pair for each run.
+
+        Raises:
+            KeyError: If a run has no such curve.
+        """
+        for one in self:
+            if name not in one.curves:
+                raise KeyError(f"no curve {name!r} in a run of {one.recipe}, which has {', '.join(sorted(one.curves))}")
+        return [(np.array(one.curves[name][0], float), np.array(one.curves[name][1], float)) for one in self]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -20,12 +20,20 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from zoo.console import console, quiet
 from zoo.environment import complain
-from zoo.logs import loggers, new_version
+from zoo.logs import loggers, new_version, read_curves
 from zoo.progress import EpochProgressBar
 from zoo.recipes import Recipe
 from zoo.results import Result, draw_curves
 from zoo.resume import RandomState, check_checkpoint, find_checkpoint
 from zoo.usage import USER_ERRORS, Parser, check_values, message_of, own_options
+
+# Arguments of a model that are taken from a property of the data, where the model has the one and the data the other.
+FROM_DATA = {
+    "num_features": "in_channels",
+    "num_classes": "num_classes",
+    "input_shape": "input_shape",
+    "num_train": "num_train",
+}
 
 
 def is_rank_zero() -> bool:
@@ -87,9 +95,15 @@ class ZooCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Checkpoint to go on from, or to evaluate: a file; or best or last, of the newest run that has one. "
-            "validate, test and predict take best unless told otherwise.",
+            "validate, test and predict take that of --test_checkpoint unless told otherwise.",
         )
-        for source, argument in (("num_features", "in_channels"), ("num_classes", "num_classes")):
+        parser.add_argument(
+            "--test_checkpoint",
+            type=Literal["best", "last"],
+            default="best",
+            help="What is tested after the training: the checkpoint of the lowest validation loss, or the last one.",
+        )
+        for source, argument in FROM_DATA.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{argument}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -117,7 +131,7 @@ class ZooCLI(LightningCLI):
 
     def _find_checkpoint(self) -> int:
         """Set ``checkpoint`` to what the configuration asks for; returns the step that a fit goes on from."""
-        ckpt_path = self.config.ckpt_path or (None if self.fits else "best")
+        ckpt_path = self.config.ckpt_path or (None if self.fits else self.config.test_checkpoint)
         if ckpt_path is None or (self.config_init.trainer.fast_dev_run and not self.config.ckpt_path):
             return 0
         self.checkpoint = find_checkpoint(ckpt_path, self.runs)
@@ -150,9 +164,9 @@ class ZooCLI(LightningCLI):
             shutil.rmtree(self.folder)
 
     def _checkpoints(self, folder: Path) -> list[Callback]:
-        """Keep ``best.ckpt``, where the model validates, and ``last.ckpt``, renewed every epoch."""
+        """Keep ``best.ckpt``, where there is a validation, and ``last.ckpt``, renewed every epoch."""
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
-        if not is_overridden("validation_step", self.model):
+        if not is_overridden("validation_step", self.model) or not getattr(self.datamodule, "validates", True):
             return [last]
         return [ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False), last]
 
@@ -282,10 +296,15 @@ def _fit(cli: ZooCLI, result: Result) -> None:
     result.stopped = cli.trainer.interrupted
     result.metrics = _floats(cli.trainer.callback_metrics)
     keepers = [callback for callback in cli.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    for keeper in keepers[-1:] if result.stopped else keepers[:1]:  # the last epoch to go on from, else the best
+    last = result.stopped or cli.config.test_checkpoint == "last"  # the last epoch to go on from or to test
+    for keeper in keepers[-1:] if last else keepers[:1]:
         result.checkpoint = _short(keeper.best_model_path) if keeper.best_model_path else None
+    for keeper in keepers:
         if keeper.monitor and keeper.best_model_score is not None:
             result.metrics[f"{keeper.monitor} (best)"] = float(keeper.best_model_score)
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        result.metrics |= getattr(callback, "final_metrics", {})
+        result.curves |= getattr(callback, "final_curves", {})
 
 
 def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
@@ -299,13 +318,16 @@ def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
             torch.save(batches, cli.folder / "predictions.pt")
             result.predictions = str(cli.folder / "predictions.pt")
         return
-    best = {name: value for name, value in result.metrics.items() if name.endswith("(best)")}
+    if cli.fits:
+        result.last_epoch = _floats(cli.trainer.callback_metrics)
+    kept = {name: value for name, value in result.metrics.items() if name not in result.last_epoch}
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)
-    result.metrics = _floats(cli.trainer.callback_metrics) | best
+    result.metrics = _floats(cli.trainer.callback_metrics) | kept
 
 
 def _keep(cli: ZooCLI, result: Result) -> None:
     assert cli.folder is not None
+    result.curves = read_curves(cli.folder) | result.curves
     result.save(cli.folder / "results.json")
     keeper = cli.trainer.checkpoint_callback
     best = keeper.monitor if isinstance(keeper, ModelCheckpoint) else None

@@ -71,3 +71,11 @@ def read_curve(folder: Path, metric: str) -> tuple[list[int], list[float]]:
     """Epochs and values of a metric in the run's ``metrics.csv``."""
     rows = [row for row in read_rows(folder) if row.get(metric)]
     return [int(row["epoch"]) for row in rows], [float(row[metric]) for row in rows]
+
+
+def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Epochs and values of every metric that the run's ``metrics.csv`` has at more than one epoch."""
+    rows = read_rows(folder)
+    names = {name for row in rows for name in row} - {"epoch", "step"}
+    curves = {name: read_curve(folder, name) for name in sorted(names)}
+    return {name: curve for name, curve in curves.items() if len(set(curve[0])) > 1}

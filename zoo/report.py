@@ -106,7 +106,7 @@ class Report:
             "figures": self.figures(),
             "seconds": sum(one.seconds for one in self.results),
             "failed": {task.name: error for task, error in self._failed()},
-            "runs": [asdict(one) for one in self.results],
+            "runs": [{name: value for name, value in asdict(one).items() if name != "curves"} for one in self.results],
         }
 
     def _failed(self) -> list[tuple[Task, str]]:

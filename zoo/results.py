@@ -28,6 +28,8 @@ class Result:
         folder: The log folder; ``None`` in a ``fast_dev_run``.
         predictions: File of what ``predict`` gave, a list with one entry a batch.
         stopped: Whether Ctrl-C ended the run.
+        last_epoch: What the last epoch measured, beside what is tested afterwards.
+        curves: Values of metrics over epochs, and the curves that callbacks have drawn: x and y by name.
     """
 
     recipe: str
@@ -41,6 +43,8 @@ class Result:
     folder: str | None = None
     predictions: str | None = None
     stopped: bool = False
+    last_epoch: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
 
     def table(self) -> Table:
         """The result as a table of two columns."""
@@ -48,7 +52,10 @@ class Result:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in sorted(self.metrics.items()):
-            table.add_row(name, f"{value:,.0f}" if value.is_integer() and value > 1 else f"{value:.4f}")
+            table.add_row(name, _text(value))
+        table.add_section()
+        for name, value in sorted(self.last_epoch.items()):
+            table.add_row(f"{name} (last epoch)", _text(value))
         table.add_section()
         table.add_row("data", f"[bold red]{self.data}[/]" if "STAND-IN" in self.data else self.data)
         table.add_row("seed", str(self.seed))
@@ -60,8 +67,14 @@ class Result:
         return table
 
     def save(self, path: Path) -> None:
-        """Write the result as JSON, whole or not at all."""
-        write_json(path, asdict(self))
+        """Write the result as JSON, whole or not at all; the curves stand in other files."""
+        content = asdict(self)
+        del content["curves"]
+        write_json(path, content)
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and value > 1 else f"{value:.4f}"
 
 
 def draw_curves(folder: Path, title: str, main_metric: str | None, best: str | None = "val/loss") -> Path | None:

@@ -88,13 +88,14 @@ class Task:
             seed=self.run.seed,
             overrides=dict(self.run.overrides),
             config=self.run.config(),
-            metrics=result["metrics"],
+            metrics=result["last_epoch"] | result["metrics"],
             data=result["data"],
             device=result["device"],
             seconds=result["seconds"],
             versions=versions(),
             code=code_hash(find_recipe(self.run.recipe).path.parent, self.run.config()),
             finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            curves=result["curves"],
         )
         write_json(self.folder / "measurement.json", asdict(measurement))
         for checkpoints in self.folder.glob("logs/*/*/checkpoints"):
