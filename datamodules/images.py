@@ -156,7 +156,7 @@ def download_failure(name: str, root: Path) -> str | None:
     try:
         download(name, root)
     except (OSError, HTTPException, RuntimeError) as error:
-        return f"its files are missing in {root}, and the download failed ({error})"
+        return f"its files are missing in {root}, and the download failed ({' '.join(str(error).split())})"
     return None
 
 
