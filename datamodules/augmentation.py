@@ -27,13 +27,12 @@ def random_crop_flip(x: Tensor, padding: int = 4, flip: bool = True) -> Tensor:
     """
     batch, height, width, channels = x.shape
     image = torch.arange(batch, device=x.device)
-    if padding:
-        x = F.pad(x, (0, 0, padding, padding, padding, padding))
     if flip:
         x = torch.cat([x, x.flip(2)])
         image = image + batch * torch.randint(2, (batch,), device=x.device)
     if not padding:
-        return x[image] if flip else x
+        return x.index_select(0, image)
+    x = F.pad(x, (0, 0, padding, padding, padding, padding))
     rows, columns = height + 2 * padding, width + 2 * padding
     num_starts = len(x) * rows * columns - (height - 1) * columns - (width - 1)
     windows = x.view(-1).as_strided((num_starts, height, width * channels), (channels, columns * channels, 1))

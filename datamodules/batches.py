@@ -95,12 +95,18 @@ class BatchOrder(DistributedSampler):
         if self.shuffle:
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
             order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(int(seed)))
-            lacking = -len(order) % self.num_replicas
-            order = torch.cat([order, order[:lacking]])
+            lacking = (
+                self._share() * self.num_replicas - self.num_images
+            )  # images that come twice; negative: not at all
+            order = torch.cat([order, order[:lacking]]) if lacking > 0 else order[: len(order) + lacking]
         return iter(order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)])
 
     def __len__(self) -> int:
-        share = len(range(self.rank, self.num_images, self.num_replicas))
-        if self.shuffle:
-            share = math.ceil(self.num_images / self.num_replicas)
+        share = self._share()
         return share // self.batch_size if self.drop_last else math.ceil(share / self.batch_size)
+
+    def _share(self) -> int:
+        """Images of this process; in training all have equally many."""
+        if not self.shuffle:
+            return len(range(self.rank, self.num_images, self.num_replicas))
+        return (self.num_images if self.drop_last else self.num_images + self.num_replicas - 1) // self.num_replicas

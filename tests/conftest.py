@@ -17,7 +17,8 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("ZOO_CACHE", str(folder / "cache"))
     monkeypatch.setattr("torch_geometric.datasets.Planetoid.url", "http://127.0.0.1:9/data")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # for the processes that a test starts
+    for protocol in ("http", "https"):  # of other servers, and for the processes that a test starts
+        monkeypatch.setenv(f"{protocol}_proxy", "http://127.0.0.1:9")
     return folder
 
 

@@ -53,6 +53,18 @@ def test_an_override_replaces_null_and_a_whole_section():
     assert setting(Run("local_aug_gcn", 0, {"model.generator": None}).config(), "model.generator") is None
 
 
+def test_curves_come_run_by_run():
+    results = Results([measured(Run("gcn", seed)) for seed in range(2)])
+    for seed, one in enumerate(results):
+        one.curves["val/acc"] = ([0, 1], [0.1, 0.2 + seed])
+    (x, y), (_, other) = results.curves("val/acc")
+    np.testing.assert_array_equal(x, [0, 1])
+    np.testing.assert_array_equal(y, [0.1, 0.2])
+    np.testing.assert_array_equal(other, [0.1, 1.2])
+    with pytest.raises(KeyError, match=r"no curve 'val/loss' in a run of gcn, which has val/acc"):
+        results.curves("val/loss")
+
+
 def test_results_are_found_by_recipe_and_by_values_from_recipe_or_override():
     runs = [Run("gcn", 0), Run("gcn", 1), Run("gcn", 0, {"data.name": "citeseer"}), Run("gat", 0)]
     results = Results([measured(run, acc=float(i)) for i, run in enumerate(runs)], "full")

@@ -1,11 +1,14 @@
 import csv
 import json
 import signal
+from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Callback
 
+from zoo.cli import run
 from zoo.recipes import find_recipe, main
 from zoo.usage import readable
 
@@ -48,6 +51,82 @@ def test_the_best_checkpoint_is_tested(trained):
     again = json.loads((trained.parent / "version_1/results.json").read_text())
     assert again["metrics"]["test/loss"] == result["metrics"]["test/loss"]
     assert again["checkpoint"].endswith("version_0/checkpoints/best.ckpt")
+
+
+def test_the_last_checkpoint_is_tested_where_the_recipe_says_so(workplace):
+    words = ["--model", "gcn", *QUICK, "--trainer.max_epochs", "4", "--test_checkpoint", "last"]
+    assert main(words) == 0
+    folder = workplace / "logs/gcn/version_0"
+    result = json.loads((folder / "results.json").read_text())
+    assert result["checkpoint"].endswith("version_0/checkpoints/last.ckpt")
+    assert "val/loss (best)" in result["metrics"]
+    assert main(["test", *words[:-4], "--test_checkpoint", "last"]) == 0
+    again = json.loads((folder.parent / "version_1/results.json").read_text())
+    assert again["checkpoint"].endswith("version_0/checkpoints/last.ckpt")
+    assert again["metrics"]["test/loss"] == result["metrics"]["test/loss"]
+
+
+def test_a_wrong_checkpoint_to_test_is_told(workplace, capsys):
+    assert "--test_checkpoint" in error_of(["--model", "gcn", "--test_checkpoint", "first"], capsys)
+    assert not (workplace / "logs").exists()
+
+
+def test_the_last_epoch_is_shown_beside_the_test(workplace, capsys):
+    assert main(["--model", "gcn", *QUICK]) == 0
+    trained = workplace / "logs/gcn/version_0"
+    result = json.loads((trained / "results.json").read_text())
+    assert set(result["last_epoch"]) == {"train/loss", "val/loss", "val/acc"}
+    with (trained / "metrics.csv").open() as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert result["last_epoch"]["val/loss"] == pytest.approx(losses[-1])
+    assert "val/loss (last epoch)" in capsys.readouterr().out
+
+
+class Surveyor(Callback):
+    """Has measured something of its own by the end of the fit."""
+
+    final_metrics: ClassVar = {"survey/height": 3.0}
+    final_curves: ClassVar = {"survey/path": ([0.0, 0.5, 1.0], [1.0, 4.0, 9.0])}
+
+
+def test_what_callbacks_have_measured_joins_the_result(workplace, monkeypatch):
+    monkeypatch.setattr("zoo.cli.EpochProgressBar", Surveyor)
+    result = run("train", find_recipe("gcn"), QUICK)
+    assert result.metrics["survey/height"] == 3.0
+    assert result.curves["survey/path"] == ([0.0, 0.5, 1.0], [1.0, 4.0, 9.0])
+    epochs, losses = result.curves["val/loss"]
+    assert epochs == [0, 1]
+    assert losses[-1] == pytest.approx(result.last_epoch["val/loss"])
+    kept = json.loads((workplace / "logs/gcn/version_0/results.json").read_text())
+    assert kept["metrics"]["survey/height"] == 3.0
+    assert "curves" not in kept
+
+
+def test_a_network_learns_images_by_a_configuration_file(workplace, capsys):
+    """Shape and classes come from the data, and an optimizer's arguments are options."""
+    config = {
+        "model": {
+            "class_path": "zoo.classifier.Classifier",
+            "init_args": {
+                "backbone": "mlp",
+                "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}},
+            },
+        },
+        "data": {"class_path": "datamodules.VisionDataModule", "init_args": {"name": "digits", "val_fraction": 0.0}},
+    }
+    (workplace / "mine.yaml").write_text(yaml.dump(config))
+    assert main(["--config", "mine.yaml", *QUICK, "--model.optimizer.lr", "0.3"]) == 0
+    folder = workplace / "logs/mine/version_0"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt"}  # nothing validates
+    saved = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
+    assert saved["optimizer"]["init_args"]["lr"] == 0.3
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 0.3
+    assert state["state_dict"]["net.layers.0.0.weight"].shape == (100, 64)
+    capsys.readouterr()
+    assert "no such option" in error_of(["--config", "mine.yaml", "--model.optimizer.lrr", "0.3"], capsys)
+    assert "backbone must be one of" in error_of(["--config", "mine.yaml", "--model.backbone", "mpl"], capsys)
+    assert "val_fraction must be" in error_of(["--config", "mine.yaml", "--data.val_fraction", "2"], capsys)
 
 
 def test_the_saved_configuration_gives_the_same_run(trained):

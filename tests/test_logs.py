@@ -3,7 +3,7 @@ import csv
 import pytest
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from zoo.logs import ContinuedCSVLogger, loggers, new_version, read_curve, read_rows
+from zoo.logs import ContinuedCSVLogger, loggers, new_version, read_curve, read_curves, read_rows
 
 
 def log_epochs(folder, epochs, first_step=0):
@@ -22,6 +22,16 @@ def test_a_curve_is_read_as_it_was_logged(tmp_path):
     log_epochs(folder, range(3))
     assert read_curve(folder, "val/loss") == ([0, 1, 2], pytest.approx([1, 1 / 2, 1 / 3]))
     assert read_curve(folder, "val/acc") == ([], [])
+
+
+def test_all_curves_are_read_without_single_values(tmp_path):
+    folder = new_version(tmp_path / "gcn")
+    logger = ContinuedCSVLogger(folder)
+    for epoch in range(3):
+        logger.log_metrics({"val/loss": 1.0 - epoch, "epoch": epoch}, step=epoch)
+    logger.log_metrics({"test/acc": 0.5, "epoch": 3}, step=3)
+    logger.save()
+    assert read_curves(folder) == {"val/loss": ([0, 1, 2], [1.0, 0.0, -1.0])}
 
 
 def test_a_resumed_log_keeps_earlier_rows_and_replaces_later_ones(tmp_path):

@@ -11,7 +11,14 @@ from zoo.engines import Job, Outcome
 from zoo.runner import execute, on_real_data, task
 
 RUN = Run("gcn", 0, {"data.name": "cora"})
-RESULT = {"metrics": {"test/acc": 0.8}, "last_epoch": {"train/acc": 0.9}, "curves": {}, "data": "Cora", "device": "cpu", "seconds": 2.0}
+RESULT = {
+    "metrics": {"test/acc": 0.8},
+    "last_epoch": {"train/acc": 0.9},
+    "curves": {},
+    "data": "Cora",
+    "device": "cpu",
+    "seconds": 2.0,
+}
 
 
 class FakeEngine:
