@@ -1,10 +1,12 @@
 # make train MODEL=local_aug_gcn     train and test one recipe (ARGS="--trainer.max_epochs 50" overrides)
 # make reproduce PAPER=local_augmentation    re-measure a paper's claim (ARGS="--scale full"); without PAPER, list them
 # make test                          run the tests
+# make bench BENCH=vision            time one of benchmarks/ beside its peers (ARGS="--rounds 5")
 # These, and all targets below, first make .venv and install requirements.lock into it, when that is not done yet.
 
 PYTHON ?= python3
 MODEL ?= local_aug_gcn
+BENCH ?= local_augmentation
 BIN := .venv/bin
 INSTALLED := .venv/installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,7 +38,7 @@ reproduce: $(INSTALLED)
 	$(BIN)/python reproduce.py $(PAPER) $(ARGS)
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/local_augmentation.py $(ARGS)
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 # Pins every package with its hashes for all platforms and Python versions; the file names no index.
 lock: $(INSTALLED)

@@ -7,14 +7,11 @@ of the generator to the test. Both sides take turns, and figures are medians, wi
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 from plain_local_augmentation import HIDDEN, PlainRun
 from pytorch_lightning import Callback
 from rich.table import Table
+from timing import in_words, positive, processor, timed
 from torch_geometric.data import Data
 
 from datamodules import PlanetoidDataModule
@@ -53,13 +51,6 @@ class Clock(Callback):
 def durations(starts: list[float]) -> list[float]:
     """Seconds between successive starts, without the first two, in which caches fill."""
     return [later - earlier for earlier, later in pairwise(starts[2:])]
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that an action takes."""
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun
 
 
 def our_epochs(args: argparse.Namespace, folder: str, num_replicas: int = 1) -> list[float]:
@@ -157,22 +148,6 @@ def figures(
     }
 
 
-def processor() -> str:
-    """Name of the processor."""
-    if find_spec("cpuinfo") is None:
-        return platform.processor() or platform.machine()
-    import cpuinfo
-
-    return cpuinfo.get_cpu_info().get("brand_raw", platform.machine())
-
-
-def in_words(values: list[float]) -> str:
-    """Median and range in milliseconds, or in seconds from one second on."""
-    unit, scale = ("s", 1.0) if statistics.median(values) >= 1 else ("ms", 1e3)
-    low, mid, high = (scale * value for value in (min(values), statistics.median(values), max(values)))
-    return f"{mid:.1f} {unit}" + (f" ({low:.1f} to {high:.1f}, n={len(values)})" if len(values) > 1 else "")
-
-
 def table(found: dict[str, Any]) -> Table:
     """The figures for the console."""
     seconds = found["seconds"]
@@ -229,14 +204,6 @@ def arguments() -> argparse.Namespace:
     if not args.root.is_dir() and args.root.exists():
         parser.error(f"--root must be a folder, got {args.root}")
     return args
-
-
-def positive(text: str) -> int:
-    """An integer from 1 up."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def main() -> None:
