@@ -1,6 +1,8 @@
 """Probes that look into a model while the Trainer runs it."""
 
 from callbacks.accuracy_by_degree import AccuracyByDegree
+from callbacks.inertia_monitor import InertiaMonitor
+from callbacks.linear_interpolation import LinearInterpolation
 from callbacks.mad_gap import MADGap
 
-__all__ = ["AccuracyByDegree", "MADGap"]
+__all__ = ["AccuracyByDegree", "InertiaMonitor", "LinearInterpolation", "MADGap"]

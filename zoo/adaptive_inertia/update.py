@@ -302,10 +302,16 @@ def pack(slots: Sequence[Slot]) -> Iterator[Pieces]:
             held.append(pieces)
             sizes.append(pieces[0].numel())
             if sum(sizes) >= limit:
-                yield Pieces(*map(list, zip(*held)), sizes=sizes)
+                yield gather(held, sizes)
                 held, sizes = [], []
     if held:
-        yield Pieces(*map(list, zip(*held)), sizes=sizes)
+        yield gather(held, sizes)
+
+
+def gather(held: Sequence[Sequence[Tensor]], sizes: list[int]) -> Pieces:
+    """Pieces of several tensors, from the pieces of each with those of its gradient and states."""
+    params, grads, exp_avgs, exp_avg_sqs, beta1_prods = map(list, zip(*held))
+    return Pieces(params, grads, exp_avgs, exp_avg_sqs, beta1_prods, sizes)
 
 
 def cut(tensors: Sequence[Tensor], size: int, limit: int) -> Iterable[Sequence[Tensor]]:
