@@ -208,6 +208,18 @@ def test_many_tensors_at_once_give_the_numbers_of_one_after_the_other(options, d
         torch.testing.assert_close(p, q)
 
 
+def test_the_way_of_an_accelerator_gives_the_same_numbers(monkeypatch):
+    monkeypatch.setattr("zoo.adaptive_inertia.update.wants_few_passes", lambda tensor: False)
+    models = random_model(), random_model()
+    optimizers = [Adai(model, weight_decay=0.1, foreach=foreach) for model, foreach in zip(models, (True, False))]
+    for seed in range(4):
+        for model, optimizer in zip(models, optimizers):
+            give_gradients(model, seed)
+            optimizer.step()
+    for p, q in zip(*models):
+        torch.testing.assert_close(p, q)
+
+
 def test_parameters_may_come_in_one_group_or_in_several():
     one, several = random_model(), random_model()
     optimizers = [Adai(one), Adai([{"params": several[:2]}, {"params": several[2:]}])]

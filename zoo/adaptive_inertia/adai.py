@@ -59,8 +59,8 @@ class Adai(Optimizer):
         ValueError: If a number is out of range, or options exclude each other.
 
     Source:
-        Xie, Wang, Zhang, Sato, Sugiyama, *Adaptive Inertia*, ICML 2022, algorithm 2. States have the names of the
-        authors' class, whose checkpoints load.
+        Xie, Wang, Zhang, Sato, Sugiyama, *Adaptive Inertia*, ICML 2022; exact as in the authors' code
+        (zeke-xie/adaptive-inertia-adai). States have the names of the authors' class, whose checkpoints load.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))

@@ -21,7 +21,7 @@ def optimizer(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"model.optimizer": {"class_path": class_path, "init_args": init_args}}
 
 
-# Escape. The rates make the exponent of the theory 6 where k = 1: 2 B / (lr H), for Adam 2 sqrt(B) / (lr sqrt(H)), H = 8.
+# Escape. At these rates the exponent of the theory is 6 where k = 1, H = 8: 2 B / (lr H); Adam: 2 sqrt(B / H) / lr.
 SHARPNESS = np.array([1.0, 1.5, 2.0, 2.5])
 LR, LR_ADAM = 2 * 0.25 / (6 * 8), 2 * math.sqrt(0.0625) / (6 * math.sqrt(8))
 ADAM_B = {"model.batch_size": 0.0625, "trainer.max_epochs": 10}  # the more steps, as its exits are fewer

@@ -81,7 +81,7 @@ class EscapeSimulation(nn.Module):
         ValueError: If a number is out of range.
 
     Source:
-        Xie et al., *Adaptive Inertia*, ICML 2022, section 4 (theorems on the mean escape time).
+        Xie et al., *Adaptive Inertia*, ICML 2022: the theory's setting, with this landscape of our own.
 
     Example:
         >>> simulation = EscapeSimulation([DoubleWell(1.0)], batch_size=0.1, num_particles=500)

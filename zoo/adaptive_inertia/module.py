@@ -14,6 +14,8 @@ from zoo.adaptive_inertia.adai import Adai
 from zoo.adaptive_inertia.escape import DoubleWell, EscapeSimulation
 from zoo.adaptive_inertia.saddle import SaddleSimulation, Start
 
+ADAI_ESCAPE: OptimizerCallable = partial(Adai, lr=0.5 / 48, batched=True)
+ADAI_SADDLE: OptimizerCallable = partial(Adai, lr=0.02, batched=True)
 CHUNKS = 10  # of an epoch: a training step is one of them
 
 
@@ -79,10 +81,11 @@ class EscapeTimeExperiment(SimulationModule):
         ValueError: If an argument is out of range.
 
     Source:
-        Xie et al., *Adaptive Inertia*, ICML 2022, section 4; see :class:`~zoo.adaptive_inertia.escape.EscapeSimulation`.
+        Xie et al., ICML 2022, mean escape times; see :class:`~zoo.adaptive_inertia.escape.EscapeSimulation`.
     """
 
     main_metric = None
+    simulation: EscapeSimulation
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class EscapeTimeExperiment(SimulationModule):
         batch_size: float = 0.25,
         num_particles: int = 1000,
         companions: Sequence[float] = (1.0, 4.0, 16.0),
-        optimizer: OptimizerCallable = partial(Adai, lr=0.5 / 48, batched=True),
+        optimizer: OptimizerCallable = ADAI_ESCAPE,
         steps_per_epoch: int = 1000,
     ) -> None:
         wells = [DoubleWell(k, barrier) for k in sharpness]
@@ -100,8 +103,8 @@ class EscapeTimeExperiment(SimulationModule):
         self.save_hyperparameters(ignore="optimizer")
 
     def found(self) -> dict[str, Tensor]:
-        logs, exits = self.simulation.mean_time().log(), self.simulation.exits.float()  # type: ignore[operator, union-attr]
-        found = {}
+        found: dict[str, Tensor] = {}
+        logs, exits = self.simulation.mean_time().log(), self.simulation.exits.float()
         for k, log, count in zip(self.hparams["sharpness"], logs, exits):
             found |= {f"escape/log_time_k{k:g}": log, f"escape/exits_k{k:g}": count}
         return found
@@ -124,10 +127,11 @@ class SaddleExperiment(SimulationModule):
         ValueError: If an argument is out of range.
 
     Source:
-        Xie et al., *Adaptive Inertia*, ICML 2022, section 3; see :class:`~zoo.adaptive_inertia.saddle.SaddleSimulation`.
+        Xie et al., ICML 2022, saddle points; see :class:`~zoo.adaptive_inertia.saddle.SaddleSimulation`.
     """
 
     main_metric = None
+    simulation: SaddleSimulation
 
     def __init__(
         self,
@@ -135,7 +139,7 @@ class SaddleExperiment(SimulationModule):
         batch_size: float = 1.0,
         num_particles: int = 2000,
         start: Start = "fresh",
-        optimizer: OptimizerCallable = partial(Adai, lr=0.02, batched=True),
+        optimizer: OptimizerCallable = ADAI_SADDLE,
         steps_per_epoch: int = 100,
     ) -> None:
         simulation = SaddleSimulation(curvatures, batch_size, num_particles, start)
@@ -143,5 +147,5 @@ class SaddleExperiment(SimulationModule):
         self.save_hyperparameters(ignore="optimizer")
 
     def found(self) -> dict[str, Tensor]:
-        squares = self.simulation.mean_squared_displacement()  # type: ignore[operator]
+        squares = self.simulation.mean_squared_displacement()
         return {f"saddle/displacement_{h:g}": square for h, square in zip(self.hparams["curvatures"], squares)}

@@ -31,7 +31,7 @@ class SaddleSimulation(nn.Module):
         ValueError: If a number or ``start`` is out of range.
 
     Source:
-        Xie et al., *Adaptive Inertia*, ICML 2022, section 3 (theorems on saddle-point escaping).
+        Xie et al., *Adaptive Inertia*, ICML 2022: diffusion near a saddle point.
 
     Example:
         >>> simulation = SaddleSimulation([1.0, -0.1], batch_size=1.0, num_particles=4000)

@@ -193,9 +193,9 @@ class Many:
         grads, beta2 = self._gradients(batch), self.group["betas"][1]
         torch._foreach_mul_(batch.exp_avg_sqs, beta2)
         torch._foreach_addcmul_(batch.exp_avg_sqs, grads, grads, 1 - beta2)
-        if self.work.is_cuda:
-            return torch.stack(torch._foreach_norm(batch.exp_avg_sqs, 1)).sum()  # few kernels; on the CPU it is slow
-        return torch.stack([v.sum() for v in batch.exp_avg_sqs]).sum()
+        if wants_few_passes(self.work):
+            return torch.stack([v.sum() for v in batch.exp_avg_sqs]).sum()
+        return torch.stack(torch._foreach_norm(batch.exp_avg_sqs, 1)).sum()
 
     def _apply(self, batch: Pieces, scale: Tensor, floor: Tensor) -> None:
         group, grads = self.group, self._gradients(batch)
@@ -226,12 +226,17 @@ def write(
     operation: Callable[..., Tensor], tensors: list[Tensor], other: Any, whole: Tensor, pieces: list[Tensor]
 ) -> None:
     """Write ``operation(tensor, other)`` of all tensors into the pieces of a whole: in few kernels, or few passes."""
-    if whole.is_cuda:
-        torch._foreach_copy_(pieces, tensors)
-        operation(whole, other, out=whole)
-    else:
+    if wants_few_passes(whole):
         for tensor, piece in zip(tensors, pieces):
             operation(tensor, other, out=piece)
+    else:
+        torch._foreach_copy_(pieces, tensors)
+        operation(whole, other, out=whole)
+
+
+def wants_few_passes(tensor: Tensor) -> bool:
+    """Whether passes over memory cost more than calls do; an accelerator wants few kernels."""
+    return tensor.device.type == "cpu"
 
 
 def batches_of(slots: Sequence[Slot]) -> list[Many | Single]:
@@ -293,8 +298,7 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 def pack(slots: Sequence[Slot]) -> Iterator[Pieces]:
     """Cut large tensors and gather small ones, so that every batch has about the same size."""
-    on_cpu = slots[0].param.device.type == "cpu"
-    limit = PIECE_ON_CPU * torch.get_num_threads() if on_cpu else PIECE_ELSEWHERE
+    limit = PIECE_ON_CPU * torch.get_num_threads() if wants_few_passes(slots[0].param) else PIECE_ELSEWHERE
     held: list[Sequence[Tensor]] = []
     sizes: list[int] = []
     for slot in slots:
