@@ -5,10 +5,27 @@ import random
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from zoo.recipes import main
 from zoo.resume import collect_random_state, restore_random_state
 
+IMAGES = {
+    "seed_everything": 3,
+    "model": {
+        "class_path": "zoo.classifier.Classifier",
+        "init_args": {"backbone": "cnn", "backbone_args": {"channels": [4], "strides": [2]}, "lr_schedule": "cosine"},
+    },
+    "data": {
+        "class_path": "datamodules.VisionDataModule",
+        "init_args": {
+            "name": "digits",
+            "augment": True,
+            "second_view": True,
+            "label_noise": {"class_path": "datamodules.SymmetricNoise", "init_args": {"rate": 0.3}},
+        },
+    },
+}
 RECIPES = {
     "gcn": [],
     "local_aug_gcn": ["--model.generator.max_epochs", "1", "--model.generator.criterion", "last"],
@@ -27,12 +44,12 @@ def outcome(folder):
     return metrics, curve, torch.load(folder / "checkpoints/last.ckpt")["state_dict"]
 
 
-def interrupt_in_epoch(number, monkeypatch):
+def interrupt_in_epoch(number, monkeypatch, model="zoo.local_augmentation.LAGCNClassifier"):
     def on_train_batch_end(self, *_):
         if self.current_epoch == number:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.local_augmentation.LAGCNClassifier.on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(f"{model}.on_train_batch_end", on_train_batch_end)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -47,6 +64,20 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(name, w
     whole, resumed = (outcome(workplace / f"logs/{name}/version_{i}") for i in range(2))
     assert resumed[:2] == whole[:2]
     torch.testing.assert_close(resumed[2], whole[2], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_resumed_run_on_images_equals_an_uninterrupted_one(workplace, monkeypatch):
+    """Order, augmentation, noise and the schedule's end come back too."""
+    (workplace / "images.yaml").write_text(yaml.dump(IMAGES))
+    words = ["--config", "images.yaml", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "4"]
+    assert main(words) == 0
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(2, patch, "zoo.classifier.Classifier")
+        assert main(words) == 130
+    assert main([*words, "--ckpt_path", "last"]) == 0
+    whole, resumed = (outcome(workplace / f"logs/images/version_{i}") for i in range(2))
+    assert resumed[:2] == whole[:2]
+    torch.testing.assert_close(resumed[2], whole[2], rtol=0, atol=0)
 
 
 def test_a_finished_run_is_not_resumed_without_more_epochs(workplace, capsys):

@@ -141,7 +141,7 @@ class Classifier(LightningModule):
             batch: The whole batch.
         """
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(logits)}
-        self.log(f"{part}/loss", loss.detach(), prog_bar=True, sync_dist=part != "train", **options)
+        self.log(f"{part}/loss", loss.detach(), prog_bar=True, sync_dist=True, **options)  # at the epoch's end
         self._log_accuracy(part, "acc", logits, batch[1], prog_bar=True, **options)
         if len(batch) > 3 and part != "test":
             self._log_accuracy(part, "clean_acc", logits, batch[3], **options)
