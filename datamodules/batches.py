@@ -99,7 +99,8 @@ class BatchOrder(DistributedSampler):
                 self._share() * self.num_replicas - self.num_images
             )  # images that come twice; negative: not at all
             order = torch.cat([order, order[:lacking]]) if lacking > 0 else order[: len(order) + lacking]
-        return iter(order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)])
+        # A generator draws the order at its first batch: Lightning tells a resumed run's epoch after the iterator is made.
+        yield from order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)]
 
     def __len__(self) -> int:
         share = self._share()

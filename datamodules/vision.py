@@ -339,8 +339,6 @@ class VisionDataModule(LightningDataModule):
             num_replicas=self._world()[0],
             rank=self._world()[1],
         )
-        if self.trainer is not None:
-            order.set_epoch(self.trainer.current_epoch)  # Lightning tells the first epoch of a fit too late
         batches = ImageBatches(part.x, part.y, part.clean_y, view, second_view)
         # A loader draws a worker seed at every epoch; its own generator leaves the global stream to the model.
         return DataLoader(batches, batch_size=None, sampler=order, generator=torch.Generator())
