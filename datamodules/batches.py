@@ -95,11 +95,9 @@ class BatchOrder(DistributedSampler):
         if self.shuffle:
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
             order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(int(seed)))
-            lacking = (
-                self._share() * self.num_replicas - self.num_images
-            )  # images that come twice; negative: not at all
+            lacking = self._share() * self.num_replicas - self.num_images
             order = torch.cat([order, order[:lacking]]) if lacking > 0 else order[: len(order) + lacking]
-        # A generator draws the order at its first batch: Lightning tells a resumed run's epoch after the iterator is made.
+        # A generator draws the order at its first batch: Lightning tells a resumed run's epoch after making the iterator.
         yield from order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)]
 
     def __len__(self) -> int:
