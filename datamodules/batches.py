@@ -97,7 +97,7 @@ class BatchOrder(DistributedSampler):
             order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(int(seed)))
             lacking = self._share() * self.num_replicas - self.num_images
             order = torch.cat([order, order[:lacking]]) if lacking > 0 else order[: len(order) + lacking]
-        # A generator draws the order at its first batch: Lightning tells a resumed run its epoch after iter() is called.
+        # A generator draws the order at its first batch: Lightning tells the epoch of a resumed run after iter().
         yield from order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)]
 
     def __len__(self) -> int:

@@ -19,6 +19,11 @@ def test_logits_are_the_head_of_the_features(name, channels):
     assert net(x).shape == (2, 7)
 
 
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_the_head_may_lack_a_bias(name):
+    assert build_backbone(name, 7, (3, 32, 32), {"head_bias": False}).head.bias is None
+
+
 def count(net):
     return sum(parameter.numel() for parameter in net.parameters())
 
@@ -62,7 +67,11 @@ def test_initialisation_is_chosen():
     ("name", "options", "message"),
     [
         ("resnet19", {}, "backbone must be one of cnn, mlp, preact_resnet18, .* got 'resnet19'"),
-        ("resnet18", {"width": 3}, "backbone_args of resnet18 must be among depths, init, stem, widths, got width"),
+        (
+            "resnet18",
+            {"width": 3},
+            "backbone_args of resnet18 must be among depths, head_bias, init, stem, widths, got width",
+        ),
         ("resnet18", {"stem": "big"}, "stem must be 'cifar' or 'imagenet', got 'big'"),
         ("resnet18", {"init": "zero"}, "init must be 'kaiming' or 'default', got 'zero'"),
         ("resnet18", {"depths": [1]}, "depths must have one value for each of 4 widths, got"),

@@ -21,6 +21,7 @@ class CNN(Backbone):
         strides: Stride of each convolution.
         pool: Side of the average pooling after the last convolution; 1 pools nothing.
         hidden_channels: Width of each hidden linear layer.
+        head_bias: Whether the last layer has a bias.
 
     Raises:
         ValueError: If ``channels`` and ``strides`` differ in length.
@@ -38,6 +39,7 @@ class CNN(Backbone):
         strides: Sequence[int] = (2, 2),
         pool: int = 1,
         hidden_channels: Sequence[int] = (256,),
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides):
@@ -53,7 +55,7 @@ class CNN(Backbone):
         self.layers = nn.Sequential(
             *(nn.Sequential(nn.Linear(*ends), nn.ReLU(inplace=True)) for ends in pairwise(widths))
         )
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.head = nn.Linear(widths[-1], num_classes, head_bias)
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden layer, shape ``(B, d)``."""

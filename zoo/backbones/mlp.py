@@ -17,6 +17,7 @@ class MLP(Backbone):
         input_shape: Shape of one input.
         hidden_channels: Width of each hidden layer; none gives a linear model.
         batch_norm: Whether each hidden layer is normalised before its ReLU.
+        head_bias: Whether the last layer has a bias.
 
     Example:
         >>> import torch
@@ -30,6 +31,7 @@ class MLP(Backbone):
         input_shape: Sequence[int] = (1, 28, 28),
         hidden_channels: Sequence[int] = (100, 100),
         batch_norm: bool = False,
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         widths = [math.prod(input_shape), *hidden_channels]
@@ -38,7 +40,7 @@ class MLP(Backbone):
             norm = [nn.BatchNorm1d(out_features)] if batch_norm else []
             blocks.append(nn.Sequential(nn.Linear(in_features, out_features), *norm, nn.ReLU(inplace=True)))
         self.layers = nn.Sequential(*blocks)
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.head = nn.Linear(widths[-1], num_classes, head_bias)
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden layer, shape ``(B, d)``."""

@@ -15,6 +15,7 @@ class PreActResNet(Backbone):
         input_shape: Channels, height and width of an image.
         depths: Blocks in each stage.
         widths: Width of each stage; the stem's is the first one.
+        head_bias: Whether the last layer has a bias.
 
     Source:
         He et al., *Identity Mappings in Deep Residual Networks*, ECCV 2016.
@@ -31,6 +32,7 @@ class PreActResNet(Backbone):
         input_shape: tuple[int, int, int] = (3, 32, 32),
         depths: Sequence[int] = (2, 2, 2, 2),
         widths: Sequence[int] = (64, 128, 256, 512),
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False)
@@ -43,7 +45,7 @@ class PreActResNet(Backbone):
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(in_channels)
         self.pool = nn.Sequential(nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(in_channels, num_classes)
+        self.head = nn.Linear(in_channels, num_classes, head_bias)
 
     def features(self, x: Tensor) -> Tensor:
         """The average over the image of the last block, normalised and activated, shape ``(B, d)``."""

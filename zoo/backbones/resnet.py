@@ -23,6 +23,7 @@ class ResNet(Backbone):
         widths: Width of each stage; the stem's is the first one.
         stem: ``"cifar"`` or ``"imagenet"``.
         init: ``"kaiming"`` (fan out, as torchvision does), or ``"default"`` (what PyTorch's layers do by themselves).
+        head_bias: Whether the last layer has a bias.
 
     Raises:
         ValueError: If ``depths`` and ``widths`` differ in length, or there is no such stem or initialisation.
@@ -44,6 +45,7 @@ class ResNet(Backbone):
         widths: Sequence[int] = (64, 128, 256, 512),
         stem: Literal["cifar", "imagenet"] = "cifar",
         init: Literal["kaiming", "default"] = "kaiming",
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         if len(depths) != len(widths):
@@ -63,7 +65,7 @@ class ResNet(Backbone):
             self.add_module(name, _stage(in_channels, width, depth, stride=1 if i == 0 else 2))
             in_channels = width
         self.avgpool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(in_channels, num_classes)
+        self.head = nn.Linear(in_channels, num_classes, head_bias)
         if init == "kaiming":
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
