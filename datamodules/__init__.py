@@ -10,6 +10,7 @@ from datamodules.label_noise import (
     TransitionMatrixNoise,
 )
 from datamodules.planetoid import PlanetoidDataModule
+from datamodules.spirals import SpiralDataModule
 from datamodules.vision import VisionDataModule
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LabelNoise",
     "PlanetoidDataModule",
     "RandomLabels",
+    "SpiralDataModule",
     "SymmetricNoise",
     "TransitionMatrixNoise",
     "VisionDataModule",
