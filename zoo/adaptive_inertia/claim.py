@@ -43,7 +43,10 @@ DIFFUSION: dict[str, dict[str, Any]] = {
     "SGD": optimizer("torch.optim.SGD", lr=0.02),
     "momentum": optimizer("torch.optim.SGD", lr=0.02, momentum=0.9, dampening=0.9) | {"model.start": "at_rest"},
     "Adam": optimizer("torch.optim.Adam", lr=0.001) | {"model.start": "at_rest"},
-    **{f"Adai, {start}": {"model.start": start} for start in STARTS},
+    **{
+        f"Adai, {start}": optimizer("zoo.adaptive_inertia.Adai", lr=0.02, batched=True) | {"model.start": start}
+        for start in STARTS
+    },
 }
 
 # CIFAR-10. Small: 4,000 images of 16 x 16, a narrow ResNet-10, 12 epochs.
@@ -61,7 +64,7 @@ TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
     "AdaiW": ("adaiw", {}),
     "Adai": ("adai", {}),
     "SGDM": ("sgd_momentum", {}),
-    "Adam": ("adam", {}),
+    "Adam": ("adam", {"model.optimizer.lr": 1e-3}),
 }
 ONLY_FULL: dict[str, tuple[str, dict[str, Any]]] = {
     "Adam, lr 1e-4": ("adam", {"model.optimizer.lr": 1e-4}),
@@ -81,7 +84,7 @@ def trainings(scale: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Recipe and overrides of each method on CIFAR-10."""
     if scale == "full":
         return TRAINING | ONLY_FULL
-    return {name: (recipe, SMALL) for name, (recipe, _) in TRAINING.items()}
+    return {name: (recipe, settings | SMALL) for name, (recipe, settings) in TRAINING.items()}
 
 
 def runs(scale: str) -> list[Run]:
