@@ -127,7 +127,7 @@ def enough_exits(results: Results) -> Check:
         for name, settings in ESCAPE.items()
     }
     evidence = ", ".join(f"{name} {count:.0f}" for name, count in exits.items())
-    return Check(f"every well was left {MIN_EXITS} times or more", min(exits.values()) >= MIN_EXITS, evidence)
+    return Check(f"every well was left {MIN_EXITS} times or more", bool(min(exits.values()) >= MIN_EXITS), evidence)
 
 
 def fall(name: str, values: NDArray[np.float64]) -> Check:
