@@ -185,6 +185,7 @@ def test_random_tensors_follow_the_equations(foreach, monkeypatch):
         {"weight_decay": 0.1},
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
         {"dampening": 0.3, "maximize": True},
+        {"weight_decay": 0.1, "maximize": True},
         {"inertia_scope": "group"},
         {"inertia_scope": "tensor", "weight_decay": 0.1},
     ],
@@ -208,10 +209,12 @@ def test_many_tensors_at_once_give_the_numbers_of_one_after_the_other(options, d
         torch.testing.assert_close(p, q)
 
 
-def test_the_way_of_an_accelerator_gives_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_way_of_an_accelerator_gives_the_same_numbers(maximize, monkeypatch):
     monkeypatch.setattr("zoo.adaptive_inertia.update.wants_few_passes", lambda tensor: False)
     models = random_model(), random_model()
-    optimizers = [Adai(model, weight_decay=0.1, foreach=foreach) for model, foreach in zip(models, (True, False))]
+    options = {"weight_decay": 0.1, "maximize": maximize}
+    optimizers = [Adai(model, foreach=foreach, **options) for model, foreach in zip(models, (True, False))]
     for seed in range(4):
         for model, optimizer in zip(models, optimizers):
             give_gradients(model, seed)

@@ -177,11 +177,18 @@ class Many:
         if not self.changes_gradients:
             return batch.grads
         whole, grads = self._room(1, batch)
-        torch._foreach_copy_(grads, batch.grads)
-        if self.group["maximize"]:
+        maximize, decay = self.group["maximize"], self.group["weight_decay"]
+        if self.group["decoupled_weight_decay"]:
+            decay = 0.0
+        if decay and wants_few_passes(whole) and batch.grads[0].dtype == whole.dtype:
+            for grad, param, piece in zip(batch.grads, batch.params, grads):
+                torch.add(grad, param, alpha=-decay if maximize else decay, out=piece)
+        else:
+            torch._foreach_copy_(grads, batch.grads)
+            if decay:
+                torch._foreach_add_(grads, batch.params, alpha=-decay if maximize else decay)
+        if maximize:
             whole.neg_()
-        if self.group["weight_decay"] and not self.group["decoupled_weight_decay"]:
-            torch._foreach_add_(grads, batch.params, alpha=self.group["weight_decay"])
         return grads
 
     def _room(self, row: int, batch: Pieces) -> tuple[Tensor, list[Tensor]]:
