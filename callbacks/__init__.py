@@ -2,7 +2,16 @@
 
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.inertia_monitor import InertiaMonitor
+from callbacks.label_noise import LastVsBest, Memorization, NoiseSeparationLogger
 from callbacks.linear_interpolation import LinearInterpolation
 from callbacks.mad_gap import MADGap
 
-__all__ = ["AccuracyByDegree", "InertiaMonitor", "LinearInterpolation", "MADGap"]
+__all__ = [
+    "AccuracyByDegree",
+    "InertiaMonitor",
+    "LastVsBest",
+    "LinearInterpolation",
+    "MADGap",
+    "Memorization",
+    "NoiseSeparationLogger",
+]
