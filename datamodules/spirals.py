@@ -50,7 +50,7 @@ def spirals(
 class SpiralDataModule(pl.LightningDataModule):
     """Points on interleaved spirals, with as many for validation and for the test as for training.
 
-    A batch is ``(x, y)``: points ``(B, 2)`` and classes ``(B,)``, int64.
+    A batch is ``(x, y)``: points as images of two pixels, ``(B, 1, 1, 2)``, and classes ``(B,)``, int64.
 
     Args:
         num_per_class: Points of each class, in each of the three parts.
@@ -66,7 +66,7 @@ class SpiralDataModule(pl.LightningDataModule):
     Example:
         >>> x, y = next(iter(SpiralDataModule(num_per_class=100, batch_size=40).train_dataloader()))
         >>> x.shape, y.shape
-        (torch.Size([40, 2]), torch.Size([40]))
+        (torch.Size([40, 1, 1, 2]), torch.Size([40]))
     """
 
     def __init__(
@@ -93,9 +93,8 @@ class SpiralDataModule(pl.LightningDataModule):
         self._num_classes = num_classes
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         generator = torch.Generator().manual_seed(self.seed)
-        self.parts = {
-            part: TensorDataset(*spirals(num_per_class, num_classes, turns, noise, generator)) for part in PARTS
-        }
+        draws = {part: spirals(num_per_class, num_classes, turns, noise, generator) for part in PARTS}
+        self.parts = {part: TensorDataset(x.view(-1, *self.input_shape), y) for part, (x, y) in draws.items()}
 
     @property
     def num_classes(self) -> int:
@@ -103,9 +102,9 @@ class SpiralDataModule(pl.LightningDataModule):
         return self._num_classes
 
     @property
-    def input_shape(self) -> tuple[int]:
-        """Shape of one input."""
-        return (2,)
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a point as an image."""
+        return (1, 1, 2)
 
     @property
     def num_train(self) -> int:
