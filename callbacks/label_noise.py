@@ -273,7 +273,7 @@ class LastVsBest(pl.Callback):
     had.
 
     Args:
-        monitor: Name of a metric that is logged in validation or training, once an epoch.
+        monitor: Name of a metric that validation or training steps log, for the epoch.
         mode: ``"max"`` or ``"min"``, which is better.
 
     Raises:

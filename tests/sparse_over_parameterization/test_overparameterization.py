@@ -1,8 +1,5 @@
 import copy
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,11 +7,11 @@ import torch.nn.functional as F
 
 from zoo.sparse_over_parameterization import (
     SparseOverParam,
-    adjusted_probabilities,
     class_balance,
     consistency_kl,
     row_gradients,
     sop_loss,
+    sop_terms,
 )
 from zoo.sparse_over_parameterization.overparameterization import one_hot
 
@@ -60,7 +57,7 @@ def test_without_noise_the_first_term_is_cross_entropy():
 def test_the_network_learns_from_the_first_term_only_and_v_from_the_second_only():
     logits, y, u, v = (part.requires_grad_(part.is_floating_point()) for part in batch())
     by_logits, by_v = torch.autograd.grad(sop_loss(logits, y, u, v), [logits, v])
-    q = adjusted_probabilities(logits, one_hot(y, logits), u, v)
+    q = sop_terms(logits, one_hot(y, logits), u, v).q
     torch.testing.assert_close(by_logits, torch.autograd.grad(F.nll_loss(q.log(), y), logits)[0])
     other_prediction = (logits.argmax(dim=1, keepdim=True) == torch.arange(5)).double()
     error = other_prediction - (v**2).clamp(max=1)
@@ -78,9 +75,9 @@ def test_gradients_in_closed_form_are_those_of_autograd(u_loss, balance):
     u.requires_grad_()
     v.requires_grad_()
     hot = one_hot(y, logits)
-    q = adjusted_probabilities(logits, hot, u, v)
-    loss = sop_loss(logits, y, u, v, u_loss=u_loss) + balance * class_balance(q)
-    found = row_gradients(logits, hot, u, v, u_loss=u_loss, balance=balance)
+    terms = sop_terms(logits, hot, u, v)
+    loss = sop_loss(logits, y, u, v, u_loss=u_loss) + balance * class_balance(terms.q)
+    found = row_gradients(terms, hot, u, v, u_loss=u_loss, balance=balance)
     for ours, autograd in zip(found, torch.autograd.grad(loss, [u, v])):
         torch.testing.assert_close(ours, autograd, rtol=1e-10, atol=1e-14)
     assert (found[0][:40] != 0).sum() > 20
@@ -106,7 +103,7 @@ def test_steps_are_those_of_sgd_on_dense_parameters(u_loss, balance):
         optimizer.zero_grad()
         y = one_hot(labels[index], logits)
         expected = sop_loss(logits, labels[index], u[index], v[index], u_loss=u_loss)
-        expected = expected + balance * class_balance(adjusted_probabilities(logits, y, u[index], v[index]))
+        expected = expected + balance * class_balance(sop_terms(logits, y, u[index], v[index]).q)
         expected.backward()
         optimizer.step()
         torch.testing.assert_close(loss, expected.detach())
@@ -344,7 +341,7 @@ def test_wrong_batches_are_told(change, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 1, 2]), "num_samples must be that of training samples, 3, got 4"),
+        (torch.tensor([0, 1, 2]), "num_samples must be the number of training samples, 3, got 4"),
         (torch.tensor([0, 1, 2, 3]), r"targets must be labels in \[0, 3\)"),
     ],
 )
@@ -370,38 +367,3 @@ def test_class_balance_is_a_divergence_from_uniform():
     torch.testing.assert_close(class_balance(q), divergence + math.log(4))
     one_class = F.one_hot(torch.zeros(6, dtype=torch.long), 4).double()
     assert class_balance(one_class).item() == pytest.approx(-0.75 * math.log(1e-4))
-
-
-TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from zoo.sparse_over_parameterization import SparseOverParam
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-torch.manual_seed(rank)  # starts that differ
-sop = SparseOverParam(12, 5, init_std=0.3)
-sop.broadcast()
-start = {"u": sop.u.clone(), "v": sop.v.clone()}
-generator = torch.Generator().manual_seed(5)
-batches = [(torch.randn(8, 5, generator=generator), torch.randperm(12, generator=generator)[:8]) for _ in range(3)]
-for logits, index in batches:
-    mine = slice(4 * rank, 4 * rank + 4)
-    sop(logits[mine], index[mine] % 5, index[mine])
-    sop.step()
-torch.save({"start": start, "state": sop.state_dict(), "batches": batches}, f"rank{rank}.pt")
-"""
-
-
-def test_processes_share_their_rows_as_one_process_with_the_whole_batch(workplace):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    processes = [subprocess.Popen([*command, str(rank), str(workplace / "meet")], env=environment) for rank in (0, 1)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
-    first, second = (torch.load(workplace / f"rank{rank}.pt") for rank in (0, 1))
-    alone = SparseOverParam(12, 5, init_std=0.3)
-    alone.load_state_dict(alone.state_dict() | first["start"])
-    for logits, index in first["batches"]:
-        alone(logits, index % 5, index)
-        alone.step()
-    for name, value in alone.state_dict().items():
-        torch.testing.assert_close(first["state"][name], value)
-        assert torch.equal(first["state"][name], second["state"][name])

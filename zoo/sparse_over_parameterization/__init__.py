@@ -13,12 +13,13 @@ from zoo.sparse_over_parameterization.linear import (
 )
 from zoo.sparse_over_parameterization.module import LinearRecovery, SOPClassifier
 from zoo.sparse_over_parameterization.overparameterization import (
+    SOPTerms,
     SparseOverParam,
-    adjusted_probabilities,
     class_balance,
     consistency_kl,
     row_gradients,
     sop_loss,
+    sop_terms,
 )
 from zoo.sparse_over_parameterization.robust_losses import (
     BootstrapCrossEntropy,
@@ -33,13 +34,14 @@ __all__ = [
     "LinearRecovery",
     "OverparamLinear",
     "SOPClassifier",
+    "SOPTerms",
     "SparseOverParam",
     "SymmetricCrossEntropy",
-    "adjusted_probabilities",
     "class_balance",
     "consistency_kl",
     "corrupted_system",
     "row_gradients",
     "sop_loss",
+    "sop_terms",
     "sparse_recovery",
 ]

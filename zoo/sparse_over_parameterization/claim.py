@@ -15,6 +15,7 @@ SEEDS = range(3)
 SUBSET: dict[str, Any] = {  # CIFAR-10N on a processor: 4,000 images, a network of 0.14 million weights
     "data.subset_per_class": 400,
     "data.test_fraction": 0.3,
+    "data.val_fraction": 0.02,
     "data.crop_padding": 0,
     "data.batch_size": 64,
     "trainer.max_epochs": 24,

@@ -1,6 +1,6 @@
 """Sparse over-parameterisation: every training sample has a noise vector of its own that takes up a wrong label."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -52,12 +52,30 @@ def sop_loss(
     """
     _check_u_loss(u_loss)
     y = one_hot(as_labels(targets, logits), logits)
-    q = adjusted_probabilities(logits, y, u, v, eps)
-    return cross_entropy(q, y) + squared_error(logits, y, u if u_loss == "ce+mse" else u.detach(), v)
+    terms = sop_terms(logits, y, u, v, eps, u_loss)
+    return cross_entropy(terms.q, y) + squared_error(terms.error)
 
 
-def adjusted_probabilities(logits: Tensor, y: Tensor, u: Tensor, v: Tensor, eps: float = 1e-4) -> Tensor:
-    """The predictions q with each sample's noise added, ``(B, K)``; see :func:`sop_loss`.
+class SOPTerms(NamedTuple):
+    """What :func:`sop_loss` is made of; each ``(B, K)``, except ``total``.
+
+    Attributes:
+        q: The predictions with each sample's noise added, normalised and clipped.
+        normalized: Before they were clipped.
+        shifted: Before they were clipped from below and normalised: ``p + U - V``.
+        total: What they were divided by, ``(B, 1)``.
+        error: The argmax with noise, less the label: ``h + U - V - y``; zeros where there is no label.
+    """
+
+    q: Tensor
+    normalized: Tensor
+    shifted: Tensor
+    total: Tensor
+    error: Tensor
+
+
+def sop_terms(logits: Tensor, y: Tensor, u: Tensor, v: Tensor, eps: float = 1e-4, u_loss: str = "ce+mse") -> SOPTerms:
+    """The terms of :func:`sop_loss`, for one-hot labels.
 
     Args:
         logits: Shape ``(B, K)``.
@@ -65,32 +83,33 @@ def adjusted_probabilities(logits: Tensor, y: Tensor, u: Tensor, v: Tensor, eps:
         u: Shape ``(B, 1)``.
         v: Shape ``(B, K)``.
         eps: Smallest probability.
+        u_loss: ``"ce+mse"`` or ``"ce"``.
     """
-    added, removed = noise_parts(y, u, v)
-    q = (logits.softmax(dim=1) + added - removed.detach()).clamp(min=eps)
-    return (q / q.sum(dim=1, keepdim=True)).clamp(eps, 1)
-
-
-def noise_parts(y: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What the noise adds to the given class, and takes from others: U and V of :func:`sop_loss`, each ``(B, K)``."""
     has_label = y.sum(dim=1, keepdim=True)
+    added, removed = noise_parts(y, u, v, has_label)
+    shifted = logits.softmax(dim=1) + added - removed.detach()
+    clipped = shifted.clamp(min=eps)
+    total = clipped.sum(dim=1, keepdim=True)
+    normalized = clipped / total
+    prediction = one_hot(logits.argmax(dim=1), logits)
+    supplied = added if u_loss == "ce+mse" else added.detach()
+    error = has_label * (prediction + supplied - removed - y)
+    return SOPTerms(normalized.clamp(eps, 1), normalized, shifted, total, error)
+
+
+def noise_parts(y: Tensor, u: Tensor, v: Tensor, has_label: Tensor) -> tuple[Tensor, Tensor]:
+    """What the noise adds to the given class, and takes from others: U and V of :func:`sop_loss`, each ``(B, K)``."""
     return (u.square() * y).clamp(0, 1), (v.square() * (has_label - y)).clamp(0, 1)
 
 
 def cross_entropy(q: Tensor, y: Tensor) -> Tensor:
     """Of probabilities ``(B, K)`` and one-hot labels ``(B, K)``; the mean over all B rows."""
-    return -(y * q.log()).sum() / len(y)
+    return (y * q.log()).sum() / -len(y)
 
 
-def squared_error(logits: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """The second term of :func:`sop_loss`: summed over classes, the mean over all B rows."""
-    return residual(logits, y, *noise_parts(y, u, v)).square().sum() / len(y)
-
-
-def residual(logits: Tensor, y: Tensor, added: Tensor, removed: Tensor) -> Tensor:
-    """The argmax with noise, less the label: ``h + U - V - y``, ``(B, K)``; zeros where there is no label."""
-    prediction = F.one_hot(logits.argmax(dim=1), logits.shape[1])
-    return y.sum(dim=1, keepdim=True) * (prediction + added - removed - y)
+def squared_error(error: Tensor) -> Tensor:
+    """Summed over classes, the mean over all B rows of ``(B, K)``."""
+    return error.square().sum() / len(error)
 
 
 def consistency_kl(logits_weak: Tensor, logits_strong: Tensor) -> Tensor:
@@ -122,7 +141,7 @@ def class_balance(q: Tensor, eps: float = 1e-4) -> Tensor:
     .. math:: -\frac 1 K \sum_j \log \max(\bar q_j, \epsilon)
 
     Args:
-        q: Predictions with noise added, ``(B, K)``; see :func:`adjusted_probabilities`.
+        q: Predictions with noise added, ``(B, K)``; the ``q`` of :func:`sop_terms`.
         eps: Smallest mean.
 
     Returns:
@@ -140,7 +159,7 @@ def class_balance(q: Tensor, eps: float = 1e-4) -> Tensor:
 
 @torch.no_grad()
 def row_gradients(
-    logits: Tensor,
+    terms: SOPTerms,
     y: Tensor,
     u: Tensor,
     v: Tensor,
@@ -152,7 +171,7 @@ def row_gradients(
     """Gradients of :func:`sop_loss`, plus ``balance`` times :func:`class_balance`, in u and v, in closed form.
 
     Args:
-        logits: Shape ``(B, K)``.
+        terms: Of the loss.
         y: One-hot labels, ``(B, K)``; a row of zeros has no label.
         u: Shape ``(B, 1)``.
         v: Shape ``(B, K)``.
@@ -161,30 +180,23 @@ def row_gradients(
         balance: Weight of the class balance.
 
     Returns:
-        The gradients, ``(B, 1)`` and ``(B, K)``. A sample whose logits are not finite has none, so that a step that a
+        The gradients, ``(B, 1)`` and ``(B, K)``. A sample whose logits have overflown has none, so that a step that a
         gradient scaler leaves out does not spoil it.
     """
-    size = len(y)
-    added, removed = noise_parts(y, u, v)
-    shifted = logits.softmax(dim=1) + added - removed
-    clipped = shifted.clamp(min=eps)
-    total = clipped.sum(dim=1, keepdim=True)
-    normalized = clipped / total
-    q = normalized.clamp(eps, 1)
-
-    by_q = -y / q
+    size, num_classes = y.shape
+    by_q = -y / terms.q
     if balance:
-        mean = q.mean(dim=0)
-        by_q = by_q - (mean >= eps) / mean.clamp(min=eps) * (balance / y.shape[1])
-    by_q = by_q * (normalized >= eps)  # clip, normalise, clip: the way back
-    by_shifted = (by_q - (by_q * normalized).sum(dim=1, keepdim=True)) / total * (shifted >= eps)
-
-    error = 2 * residual(logits, y, added, removed)
-    by_added = by_shifted + error if u_loss == "ce+mse" else by_shifted
-    others = y.sum(dim=1, keepdim=True) - y
-    grad_u = 2 / size * u * (u.square() <= 1) * (by_added * y).sum(dim=1, keepdim=True)
-    grad_v = -2 / size * v * (v.square() <= 1) * others * error
-    finite = logits.isfinite().all(dim=1, keepdim=True)
+        mean = terms.q.mean(dim=0)
+        by_q -= (mean >= eps) / mean.clamp(min=eps) * (balance / num_classes)
+    by_q *= terms.normalized >= eps  # clip, normalise, clip: the way back
+    by_shifted = by_q - (by_q * terms.normalized).sum(dim=1, keepdim=True)
+    by_shifted /= terms.total
+    by_shifted *= terms.shifted >= eps
+    if u_loss == "ce+mse":
+        by_shifted += 2 * terms.error
+    grad_u = (by_shifted * y).sum(dim=1, keepdim=True) * u * (u.abs() <= 1) * (2 / size)
+    grad_v = terms.error * v * ((v.abs() <= 1) & (y == 0)) * (-4 / size)
+    finite = terms.total == terms.total  # not NaN
     return torch.where(finite, grad_u, 0), torch.where(finite, grad_v, 0)
 
 
@@ -315,15 +327,15 @@ class SparseOverParam(nn.Module):
             raise ValueError(f"logits must have num_classes = {self.num_classes} columns, got {logits.shape[1]}")
         check_index(index, len(logits), self.num_samples)
         y, u, v = one_hot(labels, logits), self.u[index], self.v[index]
-        q = adjusted_probabilities(logits, y, u, v, self.eps)
-        parts = {"ce": cross_entropy(q, y), "mse": squared_error(logits, y, u, v)}
+        terms = sop_terms(logits, y, u, v, self.eps, self.u_loss)
+        parts = {"ce": cross_entropy(terms.q, y), "mse": squared_error(terms.error)}
         loss = parts["ce"] + parts["mse"]
         if self.balance:
-            parts["balance"] = class_balance(q, self.eps)
+            parts["balance"] = class_balance(terms.q, self.eps)
             loss = loss + self.balance * parts["balance"]
         if self.training:
-            options: dict[str, Any] = {"eps": self.eps, "u_loss": self.u_loss, "balance": self.balance}
-            self._pending.append((index, labels, *row_gradients(logits, y, u, v, **options)))
+            gradients = row_gradients(terms, y, u, v, eps=self.eps, u_loss=self.u_loss, balance=self.balance)
+            self._pending.append((index, labels, *gradients))
         return loss, {name: part.detach() for name, part in parts.items()}
 
     @torch.no_grad()
@@ -331,7 +343,9 @@ class SparseOverParam(nn.Module):
         """Move the rows that :meth:`forward` has looked at since the last step; call it beside ``optimizer.step()``."""
         if not self._pending:
             return
-        index, labels, grad_u, grad_v = (torch.cat(parts) for parts in zip(*self._pending))
+        index, labels, grad_u, grad_v = self._pending[0]
+        if len(self._pending) > 1:
+            index, labels, grad_u, grad_v = (torch.cat(parts) for parts in zip(*self._pending))
         share = 1 / len(self._pending)
         self._pending.clear()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -343,8 +357,9 @@ class SparseOverParam(nn.Module):
             self.u[index] = self.u[index].clamp(-1, 1)
             self.v[index] = self.v[index].clamp(-1, 1)
         known = self.labels[index]
-        self.conflicts += ((known != labels) & (known != UNKNOWN) & (labels != IGNORED)).sum()
-        self.labels[index] = torch.where(labels == IGNORED, known, labels)
+        labels = torch.where(labels == IGNORED, known, labels)
+        self.conflicts += ((known != labels) & (known != UNKNOWN)).sum()
+        self.labels[index] = labels
 
     def set_labels(self, labels: Tensor) -> None:
         """Say what all labels are, in place of learning them batch by batch, so that mistakes are found at once.
@@ -393,7 +408,8 @@ class SparseOverParam(nn.Module):
             Shape ``(n, K)``; zeros for a sample whose label is not known.
         """
         rows: Any = slice(None) if index is None else index
-        added, removed = noise_parts(one_hot(self.labels[rows], self.v), self.u[rows], self.v[rows])
+        y = one_hot(self.labels[rows], self.v)
+        added, removed = noise_parts(y, self.u[rows], self.v[rows], y.sum(dim=1, keepdim=True))
         return added - removed
 
     def noise_score(self) -> Tensor:
@@ -415,8 +431,7 @@ class SparseOverParam(nn.Module):
 
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     """Labels ``(B,)`` as rows of the type and width of ``like``; a negative one as a row of zeros."""
-    rows = F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype)
-    return rows * (labels >= 0).unsqueeze(1)
+    return (labels.unsqueeze(1) == torch.arange(like.shape[1], device=labels.device)).to(like.dtype)
 
 
 def as_labels(targets: Tensor, logits: Tensor) -> Tensor:
@@ -445,8 +460,10 @@ def check_index(index: Tensor, batch_size: int, num_samples: int) -> None:
         raise ValueError(f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
     if index.shape != (batch_size,):
         raise ValueError(f"index must have one value for each of {batch_size} samples, got shape {tuple(index.shape)}")
-    if index.device.type == "cpu" and batch_size and not 0 <= int(index.min()) <= int(index.max()) < num_samples:
-        raise ValueError(f"index must be in [0, {num_samples}), got {int(index.min())} to {int(index.max())}")
+    if index.device.type == "cpu" and batch_size:
+        low, high = (int(end) for end in index.aminmax())
+        if low < 0 or high >= num_samples:
+            raise ValueError(f"index must be in [0, {num_samples}), got {low} to {high}")
 
 
 def _is_one_hot(rows: Tensor) -> bool:
@@ -454,11 +471,13 @@ def _is_one_hot(rows: Tensor) -> bool:
 
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
-    if labels.device.type != "cpu":
+    if labels.device.type != "cpu" or not len(labels):
         return
-    wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != IGNORED)]
-    if len(wrong):
-        raise ValueError(f"targets must be labels in [0, {num_classes}) or {IGNORED}, got {int(wrong[0])}")
+    low, high = (int(end) for end in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != IGNORED)]
+        if len(wrong):
+            raise ValueError(f"targets must be labels in [0, {num_classes}) or {IGNORED}, got {int(wrong[0])}")
 
 
 def _check_u_loss(u_loss: str) -> None:
