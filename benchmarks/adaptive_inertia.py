@@ -65,23 +65,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=positive, default=20, help="steps of each side")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile(step) too; compiling takes a minute")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = optimizers()
     size = sum(p.numel() for p in sides["Adai"].param_groups[0]["params"])
     for optimizer in sides.values():
         optimizer.step()  # makes the states
-    seconds = take_turns({**{name: side.step for name, side in sides.items()}, "add_": adder(size)}, args.rounds)
+    actions: dict[str, Callable[[], object]] = {name: side.step for name, side in sides.items()}
+    if args.compile:
+        compiled = torch.compile(Adai(parameters(), lr=1e-3, capturable=True).step)
+        compiled()  # the first step makes the states, the second one is compiled anew
+        compiled()
+        actions["Adai, torch.compile(step)"] = compiled
+    seconds = take_turns({**actions, "add_": adder(size)}, args.rounds)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     title = f"{size:,} parameters of ResNet-18\n{machine()}"
     table = Table("", "a step", "Adai is faster by", "share of the floor", title=title, title_justify="left")
-    for name in sides:
-        share = ""
-        if name in ("Adai", "Adai, weight decay"):
-            floats = FLOATS if name == "Adai" else FLOATS_COUPLED
-            share = f"{median['add_'] * floats / FLOATS_OF_ADD / median[name]:.0%}"
-        rival = "Adai, weight decay" if name.endswith("weight decay") else "Adai"
-        table.add_row(name, in_words(seconds[name]), f"{median[name] / median[rival]:.2f}x", share)
+    for name in actions:
+        decays = name.endswith("weight decay")
+        floor = median["add_"] * (FLOATS_COUPLED if decays else FLOATS) / FLOATS_OF_ADD
+        share = f"{floor / median[name]:.0%}" if name.startswith("Adai") else ""
+        faster = median[name] / median["Adai, weight decay" if decays else "Adai"]
+        table.add_row(name, in_words(seconds[name]), f"{faster:.2f}x", share)
     table.add_section()
     floor = median["add_"] * FLOATS / FLOATS_OF_ADD
     table.add_row(f"floor: {FLOATS} floats a parameter, at the speed of add_", f"{1e3 * floor:.1f} ms", "", "")

@@ -53,7 +53,8 @@ class Adai(Optimizer):
         inertia_scope: Over what the mean is taken: ``"global"`` (the paper), ``"group"`` or ``"tensor"``.
         batched: The first axis of every parameter counts independent models, as that of
             :func:`torch.func.stack_module_state` does: each has a mean of its own.
-        capturable: Keep the step count on the parameters' device, so that a CUDA graph can record the step.
+        capturable: Keep the step count on the parameters' device, so that a CUDA graph can record the step, and
+            ``torch.compile`` does not compile it anew each time.
 
     Raises:
         ValueError: If a number is out of range, or options exclude each other.
