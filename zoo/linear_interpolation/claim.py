@@ -42,7 +42,10 @@ CIFAR = {
     "trainer.max_epochs": 12,
 }
 LAYERS, WHOLE = {"trainer.callbacks": [probe(GROUPS)]}, {"trainer.callbacks": [probe(None)]}
-ADAM = {"model.optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}}
+SGD, ADAM = (
+    {"model.optimizer": {"class_path": f"torch.optim.{name}", "init_args": {"lr": lr}}}
+    for name, lr in (("SGD", 0.1), ("Adam", 0.01))
+)
 Kinds = dict[str, tuple[str, dict[str, Any], range]]
 SMALL: Kinds = {
     "WD 0": ("interpolation_resnet_no_wd", CIFAR | LAYERS, range(1, 4)),
@@ -59,7 +62,7 @@ SMALL: Kinds = {
         range(1, 4),
     ),
     "spiral": ("interpolation_spiral", {}, range(4, 8)),
-    "MNIST, SGD": ("interpolation_mlp", MNIST, range(2, 5)),
+    "MNIST, SGD": ("interpolation_mlp", MNIST | SGD, range(2, 5)),
     "MNIST, Adam": ("interpolation_mlp", MNIST | ADAM, range(2, 5)),
 }
 FULL: Kinds = {
@@ -71,7 +74,7 @@ FULL: Kinds = {
     "adversarial init": ("interpolation_resnet_adversarial", {}, range(5)),
     "barrier init": ("interpolation_resnet_barrier", {}, range(5)),
     "spiral": SMALL["spiral"],
-    "MNIST, SGD": ("interpolation_mlp", {}, range(10)),
+    "MNIST, SGD": ("interpolation_mlp", SGD, range(10)),
     "MNIST, Adam": ("interpolation_mlp", ADAM, range(10)),
 }
 PANELS = {  # what is measured at the small scale is not to be set beside the paper's
@@ -306,9 +309,8 @@ CLAIM = Claim(
     statement="The shape of the loss on the line from initial to final weights does not tell how well a network "
     "generalises: weight decay makes it a plateau at chance with a drop at the very end, and accuracy does not fall",
     paper_figures={
-        f"{panel}: {name}": value
-        for panel, paper in zip(PANELS["full"], (PAPER_BARRIER, PAPER_ACC))
-        for name, value in paper.items()
+        **{f"{PANELS['full'][0]}: {name}": value for name, value in PAPER_BARRIER.items()},
+        **{f"{PANELS['full'][1]}: {name}": value for name, value in PAPER_ACC.items()},
     },
     runs=runs,
     verdict=verdict,
