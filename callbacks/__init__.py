@@ -5,13 +5,22 @@ from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import LastVsBest, Memorization, NoiseSeparationLogger
 from callbacks.linear_interpolation import LinearInterpolation
 from callbacks.mad_gap import MADGap
+from callbacks.neural_collapse_callback import NeuralCollapseCallback
+from callbacks.neural_collapse_layerwise import LayerwiseNeuralCollapse
+from callbacks.neural_collapse_metric import NeuralCollapse
+from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
 
 __all__ = [
     "AccuracyByDegree",
     "InertiaMonitor",
     "LastVsBest",
+    "LayerwiseNeuralCollapse",
     "LinearInterpolation",
     "MADGap",
     "Memorization",
+    "NearestClassCenterAgreement",
+    "NeuralCollapse",
+    "NeuralCollapseCallback",
     "NoiseSeparationLogger",
+    "WithinClassVariability",
 ]
