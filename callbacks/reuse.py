@@ -122,7 +122,9 @@ def _same(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)  # views of one tensor
 
 
 class _Unmoved:
