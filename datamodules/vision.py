@@ -86,7 +86,7 @@ class VisionDataModule(LightningDataModule):
         self,
         name: str = "cifar10",
         batch_size: int = 128,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 500,
         augment: bool = False,
         crop_padding: int = 4,
         flip: bool = True,

@@ -221,7 +221,10 @@ def _text(mean: float | None, std: float | None, digits: int) -> str:
 
 
 def _paper_text(figure: Mapping[str, Any]) -> str:
-    return _text(figure["paper"], figure["paper_std"], 1) or "not reported"
+    """With as many digits as the paper gives, at least one."""
+    given = [value for value in (figure["paper"], figure["paper_std"]) if value is not None]
+    digits = max((len(f"{value:.4f}".rstrip("0").partition(".")[2]) for value in given), default=1)
+    return _text(figure["paper"], figure["paper_std"], max(digits, 1)) or "not reported"
 
 
 def _ours_text(figure: Mapping[str, Any]) -> str:

@@ -74,7 +74,9 @@ class Result:
 
 
 def _text(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() and value > 1 else f"{value:.4f}"
+    if value.is_integer() and value > 1:
+        return f"{value:,.0f}"
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def draw_curves(folder: Path, title: str, main_metric: str | None, best: str | None = "val/loss") -> Path | None:
