@@ -24,6 +24,7 @@ from callbacks.states import check_buffers, check_groups, snapshot, weight_dista
 
 PARTS = ("train", "val", "test")
 WHOLE = "all"  # the line on which everything moves
+DRY_EXAMPLES = 16  # of a part in a fast_dev_run, which has the two ends for positions
 OF_A_GROUP = ("loss_start", "min_delta", "barrier")
 Key = tuple[str, str, str]  # part, buffers, group
 
@@ -161,29 +162,25 @@ class LinearInterpolation(pl.Callback):
                         final_state,
                         self._batches(trainer, part, self.max_examples),
                         self.groups,
-                        num_alphas=self.num_alphas,
+                        num_alphas=2 if trainer.fast_dev_run else self.num_alphas,  # type: ignore[attr-defined]
                         loss_fn=self.loss_fn,
                         buffers=buffers if has_statistics(pl_module) else "interpolate",
                         statistics_loader=statistics if buffers == "recompute" else None,
                         device=pl_module.device,
                         distributed=trainer.world_size > 1,
                     )
-                except (
-                    ValueError
-                ) as error:  # the training is done, and one line that cannot be drawn should not lose it
+                except ValueError as error:  # the training is done: one line less should not lose it
                     rank_zero_warn(f"No path on the {part} data with buffers={buffers!r}: {error}")
                     continue
                 yield from (((part, buffers, group), path) for group, path in paths.items())
 
     def _batches(self, trainer: pl.Trainer, part: str, max_examples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of a part on the device, up to a number of examples, within the Trainer's limits."""
+        """The batches of a part on the device, up to a number of examples over all processes."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            max_batches: float = trainer.limit_train_batches
-        else:
-            max_batches = math.inf
+            max_examples = DRY_EXAMPLES
         left = math.inf if max_examples is None else math.ceil(max_examples / trainer.world_size)
-        for index, batch in enumerate(self._loader(trainer, part)):
-            if left <= 0 or index >= max_batches:
+        for batch in self._loader(trainer, part):
+            if left <= 0:
                 return
             x, y, *_ = trainer.strategy.batch_to_device(batch)
             count = int(min(left, len(y)))

@@ -26,6 +26,7 @@ from zoo.linear_interpolation.initialisation import (
 )
 
 State = dict[str, Tensor]
+DRY_EXAMPLES = 16  # training examples that an initialiser looks at in a fast_dev_run
 
 
 class Initialiser(Callback):
@@ -242,6 +243,8 @@ def training_data(
     Raises:
         MisconfigurationException: If the Trainer has no datamodule.
     """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        max_examples = DRY_EXAMPLES
     datamodule = of_its_own(trainer)
     if hasattr(datamodule, "augment"):
         datamodule.augment = False
@@ -249,7 +252,7 @@ def training_data(
     for batch in _loader(datamodule):
         x, y, *_ = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
         batches.append((x, y))
-        if trainer.fast_dev_run or (max_examples and sum(len(y) for _, y in batches) >= max_examples):  # type: ignore[attr-defined]
+        if max_examples and sum(len(y) for _, y in batches) >= max_examples:
             break
     x, y = (torch.cat(parts)[:max_examples] for parts in zip(*batches))
     return x, y, int(getattr(datamodule, "num_classes", int(y.max()) + 1))
