@@ -60,12 +60,14 @@ def test_a_barrier_start_lies_between_the_ends_of_the_run_without_it(fit, module
             assert value == end[name]
 
 
-def test_a_barrier_is_looked_for_on_training_data(fit, module):
-    start, end, data = copied(module), trained(fit, epochs=6), Points()
+def test_a_barrier_is_looked_for_on_training_data(fit, module, monkeypatch):
+    start, data = trained(fit, epochs=6), Points()
+    module.load_state_dict(start)
+    end = with_other_units(start)  # as good a network, with a barrier in between
+    monkeypatch.setattr("zoo.linear_interpolation.initialisers.earlier_run", lambda trainer, pl_module: end)
     init = BarrierInit(num_alphas=11)
-    fit(module, init, epochs=6)
-    net = scores().eval()
-    alphas = torch.linspace(0, 1, 11).tolist()
+    state = fit(module, init)
+    net, alphas = scores().eval(), torch.linspace(0, 1, 11).tolist()
     states = [
         {name: torch.lerp(start[name], b, alpha) if b.is_floating_point() else b for name, b in end.items()}
         for alpha in alphas
@@ -73,11 +75,27 @@ def test_a_barrier_is_looked_for_on_training_data(fit, module):
     with torch.no_grad():
         losses = [F.cross_entropy(functional_call(net, one, (data.x,)), data.y).item() for one in states]
     above = [loss - (losses[0] + alpha * (losses[-1] - losses[0])) for loss, alpha in zip(losses, alphas)]
-    highest = max(range(11), key=above.__getitem__) if max(above[1:-1]) > 0 else 0
+    highest = max(range(11), key=above.__getitem__)
+    assert 0.2 < alphas[highest] < 0.8
     assert init.final_metrics["init/alpha"] == pytest.approx(alphas[highest])
     assert init.final_metrics["init/loss"] == pytest.approx(losses[highest], abs=1e-5)
     assert init.final_metrics["init/first_loss"] == pytest.approx(losses[0], abs=1e-5)
     assert init.final_metrics["init/last_loss"] == pytest.approx(losses[-1], abs=1e-5)
+    assert same(state, states[highest])
+
+
+def with_other_units(state):
+    """The same function of the inputs, its hidden units in another order."""
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    hidden = {name: value[order] for name, value in state.items() if name[:5] in ("net.0", "net.1") and value.dim()}
+    return state | hidden | {"net.4.weight": state["net.4.weight"][:, order]}
+
+
+def test_a_path_without_a_barrier_is_told(fit, module):
+    start = copied(module)
+    with pytest.warns(UserWarning, match="the earlier run's path has no barrier"):
+        state = fit(module, BarrierInit(num_alphas=5), epochs=6)
+    assert same({name: value for name, value in state.items() if value.is_floating_point()}, start)
 
 
 def test_a_partial_reset_keeps_what_was_trained_and_draws_the_rest_again(fit, module):

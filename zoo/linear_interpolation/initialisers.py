@@ -279,13 +279,14 @@ def earlier_run(trainer: Trainer, pl_module: LightningModule) -> State:
     model = copy.deepcopy(pl_module)
     device = pl_module.device
     bar = trainer.progress_bar_callback
+    limit = trainer.limit_train_batches
     inner = Trainer(
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=trainer.precision,
-        limit_train_batches=trainer.limit_train_batches,
+        limit_train_batches=None if limit == 1.0 else limit,  # 1.0 is the default, but said aloud it is announced
         limit_val_batches=0,
         num_sanity_val_steps=0,
         gradient_clip_val=trainer.gradient_clip_val,
