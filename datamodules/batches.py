@@ -23,7 +23,7 @@ class ImageBatch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of this name
     clean_y: Tensor
     second_view: Tensor | None = None
 
@@ -90,7 +90,7 @@ class BatchOrder(DistributedSampler):
         self.num_images = num_images
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self.num_images)
         if self.shuffle:
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]

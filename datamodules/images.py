@@ -112,8 +112,8 @@ def missing_files(name: str, root: Path) -> list[str]:
     if hasattr(reader, "resources"):  # the MNIST family
         files = [f"{reader.__name__}/raw/{Path(archive).stem}" for archive, _ in reader.resources]
     else:
-        listed = [*reader.train_list, *reader.test_list, [reader.meta["filename"]]]  # type: ignore[attr-defined]
-        files = [f"{reader.base_folder}/{entry[0]}" for entry in listed]  # type: ignore[attr-defined]
+        listed = [*reader.train_list, *reader.test_list, [reader.meta["filename"]]]
+        files = [f"{reader.base_folder}/{entry[0]}" for entry in listed]
     return [file for file in files if not (root / file).is_file()]
 
 
@@ -251,6 +251,6 @@ def _read_torchvision(kind: Kind, root: Path) -> Images:
         parts = [kind.reader(str(root), train=train) for train in (True, False)]
     except Exception as error:  # a broken file raises what it likes
         raise ValueError(f"the files of {kind.title} in {root} are damaged: {error}; delete them") from error
-    tensors = [(torch.as_tensor(part.data), torch.as_tensor(part.targets).long()) for part in parts]  # type: ignore[attr-defined]
+    tensors = [(torch.as_tensor(part.data), torch.as_tensor(part.targets).long()) for part in parts]
     x_train, x_test = (x if x.ndim == 4 else x[..., None] for x, _ in tensors)
     return check_labels(Images(x_train, tensors[0][1], x_test, tensors[1][1], kind.num_classes))

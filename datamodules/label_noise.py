@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -309,7 +309,7 @@ def read_human_labels(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"CIFAR-10N is not available: {path} is missing; it can be had from {HUMAN_URL}")
     reconstruct = np.empty(0).__reduce__()[0]
-    arrays_only = [
+    arrays_only: list[Any] = [
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (reconstruct, "numpy._core.multiarray._reconstruct"),
         np.ndarray,

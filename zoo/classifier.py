@@ -79,7 +79,7 @@ class Classifier(LightningModule):
         else:
             self.net = backbone
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.make_optimizer = optimizer
         self.accuracies = nn.ModuleDict(
