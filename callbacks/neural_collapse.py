@@ -9,14 +9,15 @@ from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
 from callbacks.neural_collapse_frames import (
-    equiangularity,
+    distance_from_widest,
     equinorm,
     etf_gram_distance,
-    max_equiangularity,
     orthogonal_frame_distance,
     orthogonal_gram_distance,
+    pairwise_cosines,
     self_duality,
     simplex_etf_distance,
+    spread,
 )
 from callbacks.neural_collapse_statistics import ClassStatistics, GlobalMean, class_statistics, whitening, widest
 
@@ -327,10 +328,11 @@ def check_batch(features: Tensor, target: Tensor, num_classes: int, num_features
 
 
 def _angles(vectors: Tensor, correction: int, of: str) -> dict[str, Tensor]:
+    cosines = pairwise_cosines(vectors)
     return {
         f"equinorm_{of}": equinorm(vectors, correction),
-        f"equiangularity_{of}": equiangularity(vectors, correction),
-        f"max_equiangularity_{of}": max_equiangularity(vectors),
+        f"equiangularity_{of}": spread(cosines, correction),
+        f"max_equiangularity_{of}": distance_from_widest(cosines, len(vectors)),
     }
 
 

@@ -1,7 +1,7 @@
 """A callback that watches what the last layer is given collapse."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.neural_collapse import BiasTarget, NanPolicy, check_options
 from callbacks.neural_collapse_capture import FEATURES, LOGITS, captured, evaluating, find_classifier, find_layer
@@ -27,7 +27,7 @@ class NeuralCollapseCallback(pl.Callback):
 
     Logs ``nc/<result>`` for every result of :func:`~callbacks.neural_collapse.neural_collapse`: ``nc/nc1``,
     ``nc/trace_ratio``, ``nc/nc2_features``, ``nc/nc2_classifier``, ``nc/nc3``, ``nc/nc4_bias``, ``nc/ncc_agreement``
-    and so on. The log folder gets ``neural_collapse.png``, the curves over epochs.
+    and so on. The log folder gets ``nc.png``, the curves over epochs.
 
     The training data come as in an evaluation: in order, each sample once, without augmentation where the datamodule
     has an attribute ``augment``, and with the network in evaluation mode. Nothing that the run draws at random changes
@@ -50,6 +50,7 @@ class NeuralCollapseCallback(pl.Callback):
             cross-entropy, or ``"1/K"``, for the squared loss.
         nan_policy: Where a class has no sample: ``"nan"`` or ``"skip"``.
         dataloader: Batches to measure, for what is not the Trainer's training data.
+        prefix: What stands for ``nc`` in the names, for a second callback.
 
     Attributes:
         history: Results by epoch, counted from 0, and name.
@@ -65,8 +66,6 @@ class NeuralCollapseCallback(pl.Callback):
         >>> trainer = pl.Trainer(callbacks=[NeuralCollapseCallback(every_n_epochs=10)], logger=False)
     """
 
-    file_name = "neural_collapse.png"
-
     def __init__(
         self,
         classifier: str | None = None,
@@ -78,6 +77,7 @@ class NeuralCollapseCallback(pl.Callback):
         bias_target: BiasTarget = 0.0,
         nan_policy: NanPolicy = "nan",
         dataloader: Iterable[Any] | None = None,
+        prefix: str = "nc",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
@@ -91,14 +91,16 @@ class NeuralCollapseCallback(pl.Callback):
         self.global_mean, self.center_classifier = global_mean, center_classifier
         self.bias_target, self.nan_policy = bias_target, nan_policy
         self.dataloader = dataloader
+        self.prefix = prefix
         self.layers: dict[str, str] = {}
         self.history: dict[int, dict[str, float]] = {}
         self._loader: Iterable[Any] | None = None
+        self._metrics: dict[str, NeuralCollapse] = {}
 
     @property
     def state_key(self) -> str:
-        """One state for each choice of layers."""
-        return f"{type(self).__name__}({', '.join(self.layers.values()) or self.classifier})"
+        """One state for each prefix."""
+        return f"{type(self).__name__}({self.prefix})"
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -135,39 +137,48 @@ class NeuralCollapseCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loader = evaluation_loader(trainer, self.dataloader)
+        self._metrics = {}
         done = trainer.current_epoch - 1
-        if done >= 0 and self._is_due(trainer, done) and done not in self.history:
+        if done not in self.history and self._is_due(trainer, done):
             self._record(trainer, pl_module, done)  # the checkpoint was written before its epoch was measured
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._is_due(trainer, trainer.current_epoch):
-            results = self._record(trainer, pl_module, trainer.current_epoch)
-            pl_module.log_dict(results, sync_dist=trainer.world_size > 1, batch_size=1)
+            self._record(trainer, pl_module, trainer.current_epoch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.current_epoch - 1
-        if last >= 0 and last not in self.history:  # the training has ended before max_epochs
-            results = self._record(trainer, pl_module, last)
-            for logger in trainer.loggers:
-                logger.log_metrics({**results, "epoch": last}, step=trainer.global_step)
+        if last not in self.history and last >= 0:  # the training has ended before max_epochs
+            self._record(trainer, pl_module, last)
         folder = trainer.log_dir  # asked for in every process
         if folder is not None and self.history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._draw(Path(folder))
-        self._loader = None
+        self._loader, self._metrics = None, {}
 
     def _is_due(self, trainer: pl.Trainer, epoch: int) -> bool:
-        return (epoch + 1) % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        return epoch >= 0 and ((epoch + 1) % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs)
 
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
-        results = self._measure(trainer, pl_module)
-        names = [self.name_of(layer, result) for layer, of_layer in results.items() for result in of_layer]
-        values = torch.stack([value for of_layer in results.values() for value in of_layer.values()]).tolist()
-        self.history[epoch] = dict(zip(names, values))
-        return self.history[epoch]
+    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
+        """Measure, keep and log."""
+        results = {
+            self.name_of(layer, result): value
+            for layer, of_layer in self._measure(trainer, pl_module).items()
+            for result, value in of_layer.items()
+        }
+        self.history[epoch] = dict(zip(results, torch.stack(list(results.values())).tolist()))
+        # As self.log does at an epoch's end, at a tenth of its cost: there are many results, and none to be averaged.
+        trainer.callback_metrics.update(results)
+        for logger in trainer.loggers:
+            logger.log_metrics({**self.history[epoch], "epoch": epoch}, step=trainer.global_step - 1)
 
     def name_of(self, layer: str, result: str) -> str:
         """The name that a result is logged by."""
-        return f"nc/{result}"
+        return f"{self.prefix}/{result}"
+
+    @property
+    def file_name(self) -> str:
+        """The name of the figure."""
+        return f"{self.prefix}.png"
 
     def features_of(self, layer: str, output: Tensor) -> Tensor:
         """What is measured of a layer's output, ``(B, d)``."""
@@ -175,45 +186,43 @@ class NeuralCollapseCallback(pl.Callback):
 
     @torch.no_grad()
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
-        classifier, num_classes, _ = find_classifier(pl_module, self.classifier)
-        first_means: dict[str, Tensor] = {}
-
-        def metric_of(layer: str, features: Tensor) -> NeuralCollapse:
-            exact = features.device.type != "mps"
-            if not exact:
-                first_means[layer] = trainer.strategy.broadcast(features.float().mean(dim=0))
-            return NeuralCollapse(
-                num_classes,
-                features.shape[1],
-                classifier=classifier if layer == FEATURES else None,
-                global_mean=self.global_mean,
-                center_classifier=self.center_classifier,
-                bias_target=self.bias_target,
-                second_moment=not self.two_pass,
-                nan_policy=self.nan_policy,
-                dtype=torch.float64 if exact else torch.float32,
-                shift=first_means.get(layer),
-            ).to(features.device)
-
-        samples = Samples(lambda: self._samples(trainer, pl_module), self.cache_bytes if self.two_pass else 0)
-        with ExitStack() as stack:
-            for context in (isolate_rng(), evaluating(pl_module), as_in_a_test(trainer)):
-                stack.enter_context(context)
-            return measure(samples, metric_of, self.two_pass)
-
-    def _samples(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Sample]:
-        assert self._loader is not None
         layers = {name: find_layer(pl_module, path, "layers") for name, path in self.layers.items()}
-        classifier, _, _ = find_classifier(pl_module, self.classifier)
+        classifier = find_classifier(pl_module, self.classifier)
+        isolated = isolate_rng(include_cuda=pl_module.device.type == "cuda")
+        with isolated, evaluating(pl_module), as_in_a_test(trainer), captured(layers, classifier) as found:
+            samples = Samples(partial(self._samples, trainer, pl_module, found), self.cache_bytes * self.two_pass)
+            metric_of = partial(self._metric, trainer, classifier)
+            return measure(samples, self._metrics, metric_of, self.two_pass)
+
+    def _samples(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, found: dict[str, Tensor]
+    ) -> Iterator[Sample]:
+        assert self._loader is not None
         for x, y, *_ in on_device(trainer, self._loader):
-            with captured(layers, classifier) as found, trainer.precision_plugin.forward_context():
+            found.clear()
+            with trainer.precision_plugin.forward_context():
                 pl_module(x)
-            missing = [name for name in (*layers, FEATURES) if name not in found]
+            missing = [name for name in (*self.layers, FEATURES) if name not in found]
             if missing:
                 raise MisconfigurationException(f"forward(x) must call the layer {missing[0]}, which it does not")
-            logits = found.pop(LOGITS)
-            features = {name: self.features_of(name, output) for name, output in found.items()}
-            yield Sample(features, y, logits.argmax(dim=1))
+            features = {layer: self.features_of(layer, found[layer]) for layer in (*self.layers, FEATURES)}
+            yield Sample(features, y, found[LOGITS].argmax(dim=1))
+
+    def _metric(self, trainer: pl.Trainer, classifier: nn.Module, layer: str, features: Tensor) -> NeuralCollapse:
+        """The metric of a layer; in float32 about the first batch's mean where there is no float64."""
+        exact = features.device.type != "mps"
+        return NeuralCollapse(
+            len(classifier.weight),  # type: ignore[arg-type]
+            features.shape[1],
+            classifier=classifier if layer == FEATURES else None,
+            global_mean=self.global_mean,
+            center_classifier=self.center_classifier,
+            bias_target=self.bias_target,
+            second_moment=not self.two_pass,
+            nan_policy=self.nan_policy,
+            dtype=torch.float64 if exact else torch.float32,
+            shift=None if exact else trainer.strategy.broadcast(features.float().mean(dim=0)),
+        ).to(features.device)
 
     @rank_zero_only
     def _draw(self, folder: Path) -> None:

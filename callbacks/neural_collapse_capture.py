@@ -51,17 +51,17 @@ def captured(layers: Mapping[str, nn.Module], classifier: nn.Module) -> Iterator
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within it the module is in evaluation mode; afterwards every submodule is in the mode that it was in."""
-    modes = [(part, part.training) for part in module.modules()]
+    training = [part for part in module.modules() if part.training]
     try:
         module.eval()
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in training:
+            part.training = True
 
 
-def find_classifier(module: nn.Module, path: str | None) -> tuple[nn.Module, int, int]:
-    """The linear layer that decides, its number of classes K and of features d.
+def find_classifier(module: nn.Module, path: str | None) -> nn.Module:
+    """The linear layer that decides, of weight ``(K, d)``.
 
     Args:
         module: The network.
@@ -76,7 +76,7 @@ def find_classifier(module: nn.Module, path: str | None) -> tuple[nn.Module, int
     weight = getattr(found, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise ValueError(f"classifier must name a layer with a weight (K, d), got {path or type(found).__name__}")
-    return found, *weight.shape
+    return found  # type: ignore[return-value]
 
 
 def find_layer(module: nn.Module, path: str, argument: str) -> nn.Module:

@@ -241,8 +241,7 @@ def equiangularity(vectors: Tensor, correction: int = 1) -> Tensor:
         >>> equiangularity(torch.eye(3))
         tensor(0.)
     """
-    cosines = _cosines(vectors)
-    return cosines.new_tensor(math.nan) if len(cosines) <= correction else cosines.std(correction=correction)
+    return spread(pairwise_cosines(vectors), correction)
 
 
 def max_equiangularity(vectors: Tensor) -> Tensor:
@@ -261,14 +260,24 @@ def max_equiangularity(vectors: Tensor) -> Tensor:
         >>> max_equiangularity(torch.eye(3))
         tensor(0.5000)
     """
-    return (_cosines(vectors) + 1 / (len(vectors) - 1)).abs().mean()
+    return distance_from_widest(pairwise_cosines(vectors), len(vectors))
 
 
-def _cosines(vectors: Tensor) -> Tensor:
-    """Of all pairs, ``(K (K - 1) / 2,)``."""
+def pairwise_cosines(vectors: Tensor) -> Tensor:
+    """Cosines of all pairs of K vectors, ``(K (K - 1) / 2,)``."""
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     rows, columns = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
     return (unit @ unit.T)[rows, columns]
+
+
+def spread(values: Tensor, correction: int) -> Tensor:
+    """Standard deviation; NaN of too few values."""
+    return values.new_tensor(math.nan) if len(values) <= correction else values.std(correction=correction)
+
+
+def distance_from_widest(cosines: Tensor, num_classes: int) -> Tensor:
+    """Mean distance of cosines from the least that all can have."""
+    return (cosines + 1 / (num_classes - 1)).abs().mean()
 
 
 def _centred(vectors: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class LayerwiseNeuralCollapse(NeuralCollapseCallback):
 
     Logs ``nc/<layer>/<result>`` for every layer that is named and for ``features``, what the classifier is given, which
     comes last by itself. Layers have the results of features; ``features`` has those of the classifier too. The
-    log folder gets ``neural_collapse_layers.png``. All else is as in
+    log folder gets ``nc_layers.png``. All else is as in
     :class:`~callbacks.neural_collapse_callback.NeuralCollapseCallback`.
 
     Args:
@@ -37,8 +37,6 @@ class LayerwiseNeuralCollapse(NeuralCollapseCallback):
         >>> trainer = pl.Trainer(callbacks=[probe], logger=False)
     """
 
-    file_name = "neural_collapse_layers.png"
-
     def __init__(self, layers: dict[str, str], reduction: Reduction = "flatten", **options: Any) -> None:
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
@@ -52,7 +50,12 @@ class LayerwiseNeuralCollapse(NeuralCollapseCallback):
 
     def name_of(self, layer: str, result: str) -> str:
         """The name that a result is logged by."""
-        return f"nc/{layer}/{result}"
+        return f"{self.prefix}/{layer}/{result}"
+
+    @property
+    def file_name(self) -> str:
+        """The name of the figure."""
+        return f"{self.prefix}_layers.png"
 
     def features_of(self, layer: str, output: Tensor) -> Tensor:
         """What is measured of a layer's output, ``(B, d)``."""

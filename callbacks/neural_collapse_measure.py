@@ -67,16 +67,21 @@ class Samples:
 
 
 def measure(
-    samples: Iterable[Sample], metric_of: Callable[[str, Tensor], NeuralCollapse], two_pass: bool
+    samples: Iterable[Sample],
+    metrics: dict[str, NeuralCollapse],
+    metric_of: Callable[[str, Tensor], NeuralCollapse],
+    two_pass: bool,
 ) -> dict[str, dict[str, Tensor]]:
     """Results by layer and name.
 
     Args:
         samples: Batches; gone through twice if ``two_pass``.
+        metrics: The metric of each layer, of an earlier measurement; those that are lacking are put there.
         metric_of: Makes the metric of a layer, given its name and its features in the first batch.
         two_pass: Whether ``nc1`` and ``ncc_agreement`` are taken from a second pass.
     """
-    metrics: dict[str, NeuralCollapse] = {}
+    for metric in metrics.values():
+        metric.reset()
     for sample in samples:
         for layer, features in sample.features.items():
             if layer not in metrics:
