@@ -111,8 +111,8 @@ def interpolate_paths(
             argument is not allowed.
 
     Source:
-        Vlaar and Frankle, ICML 2022, section 2; the three treatments of batch normalisation are those of Lucas et al.,
-        ICML 2021 (``"recompute"``) and of Frankle et al., ICML 2020.
+        Vlaar and Frankle, *What Can Linear Interpolation of Neural Network Loss Landscapes Tell Us?*, ICML 2022;
+        ``"recompute"`` is what Lucas et al., ICML 2021, do.
     """
     positions = check_alphas(torch.linspace(0, 1, num_alphas, dtype=torch.float64) if alphas is None else alphas)
     check_buffers(buffers)
@@ -154,7 +154,8 @@ def gauss_length(logits: Tensor) -> Tensor:
         ValueError: If there are not three dimensions.
 
     Source:
-        Lucas et al., ICML 2021, section 3; as the turning angle of a polygon, without derivatives.
+        Lucas et al., *On Monotonic Linear Interpolation of Neural Network Parameters*, ICML 2021; here as the turning
+        angle of a polygon, without derivatives.
 
     Example:
         >>> corner = torch.tensor([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 1.0]]])  # a right angle

@@ -71,7 +71,7 @@ def weight_distance(state_a: State, state_b: State, *, normalize: bool = False) 
         ValueError: If the states differ in names or shapes.
 
     Source:
-        Lucas et al., ICML 2021, section 4.
+        Lucas et al., *On Monotonic Linear Interpolation of Neural Network Parameters*, ICML 2021.
 
     Example:
         >>> weight_distance({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([1.0, 3.0])}, normalize=True)

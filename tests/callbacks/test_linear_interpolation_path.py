@@ -247,6 +247,16 @@ def test_tied_parameters_move_once():
     assert weight_distance(start, end) == pytest.approx(once)
 
 
+def test_parametrised_weights_move_by_what_they_are_made_of(data):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(36, 8)), nn.ReLU(), nn.Linear(8, 3)
+    )
+    ends = trained(net, *data)
+    path = interpolate_path(net, *ends, [data], num_alphas=3)
+    assert path.loss[1] == pytest.approx(directly(net, lerp_state(*ends, 0.5), *data), abs=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_model_is_evaluated_as_the_plain_one(net, data):
     compiled = torch.compile(net)

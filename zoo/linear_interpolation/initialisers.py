@@ -88,7 +88,7 @@ class AdversarialInit(Initialiser):
 
     def initial_state(self, trainer: Trainer, pl_module: LightningModule) -> State:
         net = copy.deepcopy(pl_module)
-        x, _, num_classes = training_data(trainer, pl_module)
+        x, _, num_classes = training_data(trainer)
         options = self.options | ({"epochs": 1} if trainer.fast_dev_run else {})  # type: ignore[attr-defined]
         torch.manual_seed(self.seed)
         accuracy = fit_random_labels(net, x, num_classes, **options)
@@ -129,7 +129,7 @@ class BarrierInit(Initialiser):
     def initial_state(self, trainer: Trainer, pl_module: LightningModule) -> State:
         first = copy.deepcopy(pl_module.state_dict())
         last = earlier_run(trainer, pl_module)
-        x, y, _ = training_data(trainer, pl_module, self.max_examples)
+        x, y, _ = training_data(trainer, self.max_examples)
         alpha = self._position(pl_module, first, last, x, y)
         pl_module.eval()
         losses = losses_between(pl_module, first, last, x, y, [0.0, alpha, 1.0])
@@ -235,9 +235,7 @@ class PretrainedInit(Initialiser):
         return state | self._found
 
 
-def training_data(
-    trainer: Trainer, pl_module: LightningModule, max_examples: int | None = None
-) -> tuple[Tensor, Tensor, int]:
+def training_data(trainer: Trainer, max_examples: int | None = None) -> tuple[Tensor, Tensor, int]:
     """Training inputs without augmentation and their classes, on the device, and the number of classes.
 
     Raises:
@@ -249,17 +247,14 @@ def training_data(
     if hasattr(datamodule, "augment"):
         datamodule.augment = False
     batches: list[tuple[Tensor, Tensor]] = []
-    for batch in _loader(datamodule):
+    loader: Iterable[Any] = datamodule.train_dataloader()
+    for batch in loader:
         x, y, *_ = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
         batches.append((x, y))
         if max_examples and sum(len(y) for _, y in batches) >= max_examples:
             break
     x, y = (torch.cat(parts)[:max_examples] for parts in zip(*batches))
     return x, y, int(getattr(datamodule, "num_classes", int(y.max()) + 1))
-
-
-def _loader(datamodule: LightningDataModule) -> Iterable[Any]:
-    return datamodule.train_dataloader()
 
 
 def of_its_own(trainer: Trainer) -> LightningDataModule:
