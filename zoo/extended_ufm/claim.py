@@ -67,8 +67,8 @@ def runs(scale: str) -> list[Run]:
         ("extended_ufm", {}),
         ("extended_ufm", SMALL_STARTS),
         ("extended_ufm", BIAS),
+        ("extended_ufm_threshold", {}),
     ]
-    free += [("extended_ufm_threshold", {})]
     return trained + [Run(recipe, 0, settings) for recipe, settings in free]
 
 
@@ -252,7 +252,7 @@ def resnet(results: Results) -> list[Check]:
     for name, kind in networks("full").items():
         found = chosen(results, *kind)
         ratios = {level: found.curves(f"nc/{level}/nc1")[0][1] for level in ("H1", "features")}
-        holds = all(y[0] > 10 * y[-1] for y in ratios.values())
+        holds = all(bool(y[0] > 10 * y[-1]) for y in ratios.values())
         evidence = "; ".join(f"{level} {y[0]:.2g} to {y[-1]:.2g}" for level, y in ratios.items())
         checks.append(Check(f"{name}: NC1 of both levels falls more than tenfold after epoch 10", holds, evidence))
         distances = {level: float(found.metric(f"nc/{level}/of_features").mean()) for level in ratios}
