@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -113,3 +115,8 @@ def test_claims_are_listed_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "local_augmentation" in done.stdout
+
+
+def test_a_check_may_be_judged_by_numpy():
+    check = Check("it holds", np.array([1.0, 2.0]).max() > 1.5, "2.0")
+    assert json.dumps(asdict(check)) == '{"statement": "it holds", "holds": true, "evidence": "2.0"}'

@@ -235,6 +235,10 @@ class Check:
     holds: bool | None
     evidence: str
 
+    def __post_init__(self) -> None:
+        if self.holds is not None:
+            object.__setattr__(self, "holds", bool(self.holds))  # NumPy's own is not written as JSON
+
 
 @dataclass(frozen=True)
 class Verdict:
