@@ -1,6 +1,7 @@
 """A callback that watches what the last layer is given collapse."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from callbacks.neural_collapse import BiasTarget, NanPolicy, check_options
-from callbacks.neural_collapse_capture import FEATURES, LOGITS, captured, evaluating, find_classifier, find_layer
+from callbacks.neural_collapse_capture import (
+    FEATURES,
+    LOGITS,
+    captured,
+    evaluating,
+    find_classifier,
+    find_layer,
+    first_ones_buffers,
+)
 from callbacks.neural_collapse_data import as_in_a_test, evaluation_loader, on_device
 from callbacks.neural_collapse_measure import Sample, Samples, measure
 from callbacks.neural_collapse_metric import NeuralCollapse
@@ -188,8 +197,12 @@ class NeuralCollapseCallback(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
         layers = {name: find_layer(pl_module, path, "layers") for name, path in self.layers.items()}
         classifier = find_classifier(pl_module, self.classifier)
-        isolated = isolate_rng(include_cuda=pl_module.device.type == "cuda")
-        with isolated, evaluating(pl_module), as_in_a_test(trainer), captured(layers, classifier) as found:
+        with ExitStack() as stack:
+            stack.enter_context(isolate_rng(include_cuda=pl_module.device.type == "cuda"))
+            stack.enter_context(as_in_a_test(trainer))
+            stack.enter_context(evaluating(pl_module))
+            stack.enter_context(first_ones_buffers(pl_module))
+            found = stack.enter_context(captured(layers, classifier))
             samples = Samples(partial(self._samples, trainer, pl_module, found), self.cache_bytes * self.two_pass)
             metric_of = partial(self._metric, trainer, classifier)
             return measure(samples, self._metrics, metric_of, self.two_pass)

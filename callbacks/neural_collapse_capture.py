@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -58,6 +59,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def first_ones_buffers(module: nn.Module) -> Iterator[None]:
+    """Within it all processes have the first one's buffers: the running statistics of each may differ."""
+    buffers = list(module.buffers()) if dist.is_available() and dist.is_initialized() else []
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        for buffer in buffers:
+            dist.broadcast(buffer, src=0)
+        yield
+    finally:
+        for buffer, values in zip(buffers, before):
+            buffer.copy_(values)
 
 
 def find_classifier(module: nn.Module, path: str | None) -> nn.Module:

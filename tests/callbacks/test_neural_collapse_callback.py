@@ -29,7 +29,7 @@ class Net(pl.LightningModule):
         self.conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Dropout(0.5))
         self.last = nn.Linear(8, K)
-        self.frozen = nn.BatchNorm1d(2)
+        self.frozen = nn.BatchNorm1d(2, affine=False)
 
     def train(self, mode=True):
         super().train(mode)
