@@ -18,7 +18,8 @@ ASYMMETRIC = {"sop": {"test/acc": 0.83}, "ce": {"test/acc": 0.76}}
 HUMAN = {"sop": {"test/acc": 0.45}, "ce": {"test/acc": 0.42}}
 LARGE = {f"error/{CASE}": 1e-6, f"distance/{CASE}": 1e-6, f"convex/{CASE}": 1e-13}
 SMALL = {f"error/{CASE}": 0.55, f"distance/{CASE}": 0.05, f"convex/{CASE}": 0.5}
-PHASES = {f"recovered/rank_{rank}_{k}": 1.0 for rank in RANKS for k in CORRUPTED}
+PHASES = {f"{name}/rank_{rank}_{k}": 1.0 for name in ("recovered", "convex") for rank in RANKS for k in CORRUPTED}
+PHASES |= {f"convex/rank_2_{k}": 1e-9 for k in CORRUPTED}
 CURVES = {
     "val/clean_acc": ([0, 1], [0.5, 0.6]),
     "noise/wrong": ([0.25, 0.75], [0.1, 0.9]),
@@ -137,7 +138,7 @@ def test_the_figure_has_accuracy_noise_and_phases(scale):
     assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["SOP", "cross-entropy"]
     assert len(accuracy.lines) == 6
     assert len(noise.patches) == 4
-    assert len(phases.texts) == len(RANKS) * len(CORRUPTED)
+    assert [text.get_text() for text in phases.texts] == ["1.00*"] * len(CORRUPTED) + ["1.00"] * 15
 
 
 def test_the_room_is_found_by_its_name():
