@@ -10,13 +10,14 @@ import statistics
 import tempfile
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from plain_neural_collapse import plain_nc1
 from rich.table import Table
-from timing import in_words, machine, positive, take_turns, timed
+from timing import in_words, machine, positive, take_turns
 from torch import Tensor
 
 from callbacks import NeuralCollapse, NeuralCollapseCallback, WithinClassVariability
@@ -36,6 +37,7 @@ class OnePass:
     def __init__(self, features: Tensor, target: Tensor, num_classes: int) -> None:
         self.batches = list(zip(features.split(BATCH_SIZE), target.split(BATCH_SIZE)))
         self.metric = NeuralCollapse(num_classes, features.shape[1])
+        self.processor_seconds: list[float] = []
 
     def update(self) -> None:
         """Go over the batches."""
@@ -46,7 +48,10 @@ class OnePass:
     def compute(self) -> Tensor:
         """NC1, with all other results."""
         self.metric._computed = None  # or the results of the last call would be given again
-        return self.metric.compute()["nc1"]
+        begun = time.process_time()
+        results = self.metric.compute()
+        self.processor_seconds.append(time.process_time() - begun)
+        return results["nc1"]
 
 
 def two_passes(features: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -81,31 +86,32 @@ def metric_table(num_classes: int, num_features: int, rounds: int) -> Table:
     state = sum(part.nbytes for part in one_pass.metric.metric_state.values()) / 1e6
     whole = [sum(parts) for parts in zip(seconds["update"], seconds["compute"])]
     title = f"{len(target):,} samples, d = {num_features:,}, K = {num_classes:,}, float64\n{machine()}"
-    table = Table("", "in all", "of it compute", "kept beside a batch", "NC1", title=title, title_justify="left")
+    header = ("", "in all", "of it compute", "processor time of that", "kept beside a batch", "NC1")
+    table = Table(*header, title=title, title_justify="left")
     light = 8 * num_classes * (num_features + 2) / 1e6
     kept = f"{features.double().nbytes / 1e6 + 16 * num_features**2 / 1e6:.0f} MB"
-    table.add_row(
-        "NeuralCollapse", in_words(whole), in_words(seconds["compute"]), f"{state:.0f} MB", f"{nc1['one']:.10f}"
-    )
-    table.add_row("second pass for NC1", in_words(seconds["two"]), "", f"{light:.0f} MB", f"{nc1['two']:.10f}")
-    table.add_row("class by class, pseudo-inverse", in_words(seconds["plain"]), "", kept, f"{nc1['plain']:.10f}")
+    compute = in_words(seconds["compute"]), in_words(one_pass.processor_seconds[1:])
+    table.add_row("NeuralCollapse", in_words(whole), *compute, f"{state:.0f} MB", f"{nc1['one']:.10f}")
+    table.add_row("second pass for NC1", in_words(seconds["two"]), "", "", f"{light:.0f} MB", f"{nc1['two']:.10f}")
+    table.add_row("class by class, pseudo-inverse", in_words(seconds["plain"]), "", "", kept, f"{nc1['plain']:.10f}")
     return table
 
 
 class Clock(pl.Callback):
-    """The times at which epochs begin, and the last one ends."""
+    """The times at which epochs begin, and the last one ends: of the wall and of the processor."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.times: list[tuple[float, float]] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
 
     on_train_end = on_train_epoch_start
 
-    def epochs(self) -> list[float]:
-        """Seconds of each epoch."""
-        return [end - begin for begin, end in zip(self.times, self.times[1:])]
+    def epochs(self, clock: int) -> list[float]:
+        """Seconds of each epoch, after those that warm up, on the wall's clock (0) or the processor's (1)."""
+        times = [both[clock] for both in self.times[WARM_UP:]]
+        return [end - begin for begin, end in pairwise(times)]
 
 
 def callback_table(per_class: int | None, epochs: int, root: Path | None) -> Table:
@@ -126,32 +132,41 @@ def callback_table(per_class: int | None, epochs: int, root: Path | None) -> Tab
             accelerator="cpu",
         )
         trainer.fit(model, datamodule=data)
-    seconds = clock.epochs()[WARM_UP:]
-    plain, measured = seconds[0::2], seconds[1::2]
-    floor = forward_passes(model, data, epochs)
-    epoch = statistics.median(plain)
     title = f"{data.description}: an epoch of 784-128-128-128-128-10, batches of 100"
-    table = Table("", "time", "of an epoch", title=title, title_justify="left")
-    table.add_row("epoch, as a user gets it: logs, checkpoints", in_words(plain), "")
-    added = statistics.median(measured) - epoch
-    table.add_row("the same with NeuralCollapseCallback", in_words(measured), f"{added / epoch:+.1%}")
-    table.add_row("floor: a forward pass over the images", in_words(floor), f"{statistics.median(floor) / epoch:+.1%}")
+    header = ("", "time", "of an epoch", "processor time", "of an epoch")
+    table = Table(*header, title=title, title_justify="left")
+    floor = list(zip(*forward_passes(model, data, epochs)))
+    rows: list[list[str]] = [
+        ["an epoch: logs, checkpoints"],
+        ["with NeuralCollapseCallback"],
+        ["floor: a forward pass"],
+    ]
+    for i in (0, 1):
+        plain, measured = clock.epochs(i)[0::2], clock.epochs(i)[1::2]
+        epoch = statistics.median(plain)
+        shares = ["", f"{statistics.median(measured) / epoch - 1:+.1%}", f"{statistics.median(floor[i]) / epoch:+.1%}"]
+        for row, seconds, share in zip(rows, (plain, measured, list(floor[i])), shares):
+            row += [in_words(seconds), share]
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def forward_passes(model: Classifier, data: VisionDataModule, rounds: int) -> list[float]:
-    """Seconds of passes over the training images in large batches."""
+def forward_passes(model: Classifier, data: VisionDataModule, rounds: int) -> list[tuple[float, float]]:
+    """Seconds, of the wall and of the processor, of passes over the training images in large batches."""
     data.batch_size, data.drop_last = data.eval_batch_size, False
     batches = list(data.train_dataloader())
     model.eval()
 
     @torch.no_grad()
-    def go_through() -> None:
+    def go_through() -> tuple[float, float]:
+        begun = time.perf_counter(), time.process_time()
         for batch in batches:
             model(batch.x)
+        return time.perf_counter() - begun[0], time.process_time() - begun[1]
 
     go_through()
-    return [timed(go_through) for _ in range(rounds)]
+    return [go_through() for _ in range(rounds)]
 
 
 def arguments() -> argparse.Namespace:
