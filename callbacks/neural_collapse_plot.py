@@ -44,6 +44,7 @@ def draw_collapse(curves: Mapping[str, Mapping[str, Curve]]) -> "Figure":
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     there = {result for of_layer in curves.values() for result in of_layer}
     panels = {title: results for title, results in PANELS.items() if there & set(results)}
@@ -56,6 +57,7 @@ def draw_collapse(curves: Mapping[str, Mapping[str, Curve]]) -> "Figure":
         for axes, (title, results) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
             axes.set_title(title, fontsize="medium")
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             for layer, of_layer in curves.items():
                 _draw(axes, of_layer, results, colours[layer])
             _scale(axes)
