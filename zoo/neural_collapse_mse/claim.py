@@ -44,6 +44,9 @@ SEED = 6  # the authors'
 PANEL = {"small": "MNIST, 1,000 images", "full": "CIFAR-10"}
 
 
+DYING = {"model.optimizer.lr": 0.1}  # the rate of the other networks, at which features below the frozen frame die
+
+
 def narrow(feature_dim: int) -> dict[str, Any]:
     """A ResNet-18 whose last block gives so many features."""
     return {
@@ -66,25 +69,26 @@ def rescaled(alpha: float, target: float) -> dict[str, Any]:
 def networks(scale: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Recipe and overrides of every network, by name."""
     if scale == "small":
-        return {name: (recipe, {}) for name, recipe in MNIST.items()}
+        kinds: dict[str, tuple[str, dict[str, Any]]] = {name: (recipe, {}) for name, recipe in MNIST.items()}
+        return kinds | {"MSE, frozen ETF, d = 10, lr 0.1": ("neural_collapse_etf", DYING)}
     losses: dict[str, dict[str, Any]] = {"MSE": {}, "CE": CE}
-    kinds: dict[str, dict[str, Any]] = {}
+    of_resnet: dict[str, dict[str, Any]] = {}
     for loss, settings in losses.items():
-        kinds[loss] = settings
-        kinds[f"{loss}, frozen ETF, d = 512"] = settings | {"model.frozen": True}
-        kinds[f"{loss}, frozen ETF, d = 10"] = settings | {"model.frozen": True} | narrow(10)
+        of_resnet[loss] = settings
+        of_resnet[f"{loss}, frozen ETF, d = 512"] = settings | {"model.frozen": True}
+        of_resnet[f"{loss}, frozen ETF, d = 10"] = settings | {"model.frozen": True} | narrow(10)
         for dimension in NARROW:
-            kinds[f"{loss}, d = {dimension}"] = settings | narrow(dimension)
+            of_resnet[f"{loss}, d = {dimension}"] = settings | narrow(dimension)
         for optimizer, others in OPTIMIZERS.items():
-            kinds[f"{loss}, {optimizer}, no augmentation"] = settings | BASE | others
+            of_resnet[f"{loss}, {optimizer}, no augmentation"] = settings | BASE | others
     grid = [(alpha, 1.0) for alpha in (1.0, 5.0, 15.0, 20.0)] + [(1.0, target) for target in (3.0, 5.0, 7.0, 10.0)]
     for alpha, target in grid:
         values: dict[str, Any] = {"model.criterion.alpha": alpha, "model.criterion.M": target}
-        kinds[f"CIFAR-100: alpha {alpha:g}, M {target:g}"] = values | {
+        of_resnet[f"CIFAR-100: alpha {alpha:g}, M {target:g}"] = values | {
             "data.name": "cifar100",
             "model.optimizer.lr": 0.01,
         }
-    return {name: ("neural_collapse_resnet", settings) for name, settings in kinds.items()}
+    return {name: ("neural_collapse_resnet", settings) for name, settings in of_resnet.items()}
 
 
 def runs(scale: str) -> list[Run]:
@@ -234,6 +238,11 @@ def mnist(results: Results) -> list[Check]:
             "a frozen ETF on 10 features (lr 0.05) is within 1.5 points of 128 learned",
             abs(frozen) <= 1.5,
             f"{frozen:+.2f}",
+        ),
+        Check(
+            "the same at lr 0.1, where some of the ten ReLU features die: test/acc",
+            None,
+            listed(chosen(results, *networks("small")["MSE, frozen ETF, d = 10, lr 0.1"]), "test/acc"),
         ),
         Check(
             "accuracy of MSE over cross-entropy", None, str(welch(accuracy(results, "MSE"), accuracy(results, "CE")))

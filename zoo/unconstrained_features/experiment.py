@@ -156,7 +156,7 @@ class ReplicaHistory(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, UFMExperiment)
         model = pl_module.model
-        zero = pl_module.found["H1/nc1"].isnan().nonzero().flatten().tolist()
+        zero = pl_module.found[f"H{model.problem.depth}/nc1"].isnan().nonzero().flatten().tolist()
         if zero:
             rank_zero_warn(f"Replicas {', '.join(map(str, zero))} have collapsed to zero: their directions are NaN.")
         for layer, features in enumerate(model.layer_features(), start=1):
