@@ -2,7 +2,14 @@
 
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.inertia_monitor import InertiaMonitor
-from callbacks.label_noise import LastVsBest, Memorization, NoiseSeparationLogger
+from callbacks.label_noise import (
+    LastVsBest,
+    Memorization,
+    MemorizationRate,
+    NoiseDetection,
+    NoiseRate,
+    NoiseSeparationLogger,
+)
 from callbacks.linear_interpolation import LinearInterpolation
 from callbacks.mad_gap import MADGap
 from callbacks.neural_collapse_callback import NeuralCollapseCallback
@@ -18,9 +25,12 @@ __all__ = [
     "LinearInterpolation",
     "MADGap",
     "Memorization",
+    "MemorizationRate",
     "NearestClassCenterAgreement",
     "NeuralCollapse",
     "NeuralCollapseCallback",
+    "NoiseDetection",
+    "NoiseRate",
     "NoiseSeparationLogger",
     "WithinClassVariability",
 ]

@@ -4,7 +4,6 @@ import copy
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from callbacks.evaluation_data import as_in_a_test
 from callbacks.path import has_statistics, interpolate_paths
 from callbacks.path_plot import draw_paths
 from callbacks.path_result import PathResult
@@ -152,7 +152,7 @@ class LinearInterpolation(pl.Callback):
     ) -> Iterator[tuple[Key, PathResult]]:
         assert self.initial_state is not None
         treatments = self.buffers if has_statistics(pl_module) else self.buffers[:1]
-        with isolate_rng(), _as_in_a_test(trainer), trainer.precision_plugin.forward_context():
+        with isolate_rng(), as_in_a_test(trainer), trainer.precision_plugin.forward_context():
             for part, buffers in product(self.parts, treatments):
                 statistics = self._batches(trainer, "train", self.statistics_examples)
                 try:
@@ -225,17 +225,6 @@ def _numbers(paths: Mapping[Key, PathResult]) -> dict[str, float]:
         for name, value in path.summary().items()
         if key[2] == WHOLE or name in OF_A_GROUP
     }
-
-
-@contextmanager
-def _as_in_a_test(trainer: pl.Trainer) -> Iterator[None]:
-    """The Trainer says that it tests: hooks of the data, which may augment in training, see no training."""
-    stage = trainer.state.stage
-    try:
-        trainer.testing = True
-        yield
-    finally:
-        trainer.state.stage = stage
 
 
 def _check(

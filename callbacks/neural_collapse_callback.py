@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from callbacks.evaluation_data import as_in_a_test, evaluation_loader, on_device
 from callbacks.neural_collapse import BiasTarget, NanPolicy, check_options
 from callbacks.neural_collapse_capture import (
     FEATURES,
@@ -24,7 +25,6 @@ from callbacks.neural_collapse_capture import (
     find_layer,
     first_ones_buffers,
 )
-from callbacks.neural_collapse_data import as_in_a_test, evaluation_loader, on_device
 from callbacks.neural_collapse_measure import Sample, Samples, measure
 from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_plot import DRAWN, draw_collapse

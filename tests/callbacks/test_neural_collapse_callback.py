@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset, WeightedRandomSampler
 
 from callbacks import LayerwiseNeuralCollapse, NeuralCollapseCallback
+from callbacks.evaluation_data import in_order
 from callbacks.neural_collapse import nearest_class_center, neural_collapse
 from callbacks.neural_collapse_capture import captured, evaluating
-from callbacks.neural_collapse_data import in_order
 from callbacks.neural_collapse_plot import draw_collapse
 
 K, SIZE = 3, 50
