@@ -2,14 +2,16 @@
 
 ``python benchmarks/linear_interpolation.py``. The layer-wise scan of a ResNet is set beside as many full paths and
 beside the plain loop (load each state, call the model); a path of an MLP beside ``loss-landscapes``, if it is installed
-(``pip install loss-landscapes``), whose losses must be ours. Sides take turns, figures are medians, with their range.
-Inputs are random: they cost what real ones cost.
+(``pip install loss-landscapes``), whose losses must be ours. Sides take turns, figures are medians, with their range;
+ratios are of processor time, which other work on the machine hardly changes. Inputs are random, and cost what real ones
+cost.
 """
 
 import argparse
 import copy
 import json
 import statistics
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from timing import in_words, machine, positive, take_turns, timed
+from timing import in_words, machine, positive, take_turns
 from torch import Tensor, nn
 
 from callbacks.path import interpolate_path, interpolate_paths
@@ -30,6 +32,24 @@ from zoo.console import console
 GROUPS = {"all": None, "B1": ["layer1"], "B2": ["layer2"], "B3": ["layer3"], "B4": ["layer4"], "fc": ["head"]}
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 Batch = tuple[Tensor, Tensor]
+
+
+def by_turns(sides: dict[str, Callable[[], object]]) -> dict[str, dict[str, list[float]]]:
+    """Seconds and processor seconds of every side in every round."""
+    processor: dict[str, list[float]] = {name: [] for name in sides}
+
+    def noted(name: str) -> None:
+        processor[name].append(processor_seconds(sides[name]))
+
+    wall = take_turns({name: lambda name=name: noted(name) for name in sides}, args.rounds)
+    return {"wall": wall, "processor": {name: values[1:] for name, values in processor.items()}}
+
+
+def processor_seconds(action: Callable[[], object]) -> float:
+    """Processor time that an action takes, of all threads together."""
+    begun = time.process_time()
+    action()
+    return time.process_time() - begun
 
 
 def two_states(make: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
@@ -60,7 +80,7 @@ def measure_scan() -> dict[str, Any]:
         "full paths": lambda: [interpolate_path(net, start, end, [(x, y)], **options) for _ in GROUPS],
         "plain loop": lambda: [plain_path(net, start, end, (x, y), groups) for groups in GROUPS.values()],
     }
-    seconds = take_turns(sides, args.rounds)
+    seconds = by_turns(sides)
     paths = interpolate_paths(net, start, end, [(x, y)], GROUPS, **options)
     expected = {name: plain_path(net, start, end, (x, y), groups).numpy() for name, groups in GROUPS.items()}
     return {
@@ -102,14 +122,14 @@ def stem(net: Any, x: Tensor) -> Tensor:
 
 
 def median_of(action: Callable[[], object]) -> float:
-    """Median of seven timings in seconds."""
-    return statistics.median(timed(action) for _ in range(7))
+    """Median of seven timings in processor seconds."""
+    return statistics.median(processor_seconds(action) for _ in range(7))
 
 
 def measure_path() -> dict[str, Any]:
     """Seconds of a path of an MLP, ours and that of loss-landscapes, and how far their losses are apart."""
     net, start, end = two_states(lambda: build_backbone("mlp", 10, (1, 28, 28)))
-    x, y = torch.randn(args.images, 1, 28, 28), torch.randint(10, (args.images,))
+    x, y = torch.randn(args.inputs, 1, 28, 28), torch.randint(10, (args.inputs,))
     alphas = np.arange(args.alphas + 1) / args.alphas  # the peer takes the positions 1/n, ..., 1
     models = [copy.deepcopy(net) for _ in range(2)]
     for model, state in zip(models, (start, end)):
@@ -129,7 +149,7 @@ def measure_path() -> dict[str, Any]:
                 return loss_landscapes.linear_interpolation(*models, metric, steps=args.alphas, deepcopy_model=True)
 
         sides["loss-landscapes"] = peer
-    seconds = take_turns(sides, args.rounds)
+    seconds = by_turns(sides)
     found: dict[str, Any] = {"seconds": seconds, "floor": path_floor(net, x)}
     if "loss-landscapes" in sides:
         found["difference"] = float(np.abs(sides["ours"]() - sides["loss-landscapes"]()).max())
@@ -146,21 +166,21 @@ def path_floor(net: Any, x: Tensor) -> float:
 
 def table(found: dict[str, Any]) -> Table:
     """The figures for the console."""
-    title = f"{found['machine']}\n{args.alphas} positions, {args.images} inputs"
-    rows = Table("", "time", "beside ours", title=title, title_justify="left")
+    title = f"{found['machine']}\n{args.alphas} positions, {args.images} images, {args.inputs} inputs of the MLP"
+    rows = Table("", "time", "processor time", "beside ours", title=title, title_justify="left")
     for what, ours, key in (
         (f"{args.net}, {args.size} x {args.size}: 6 lines", "scan", "scan"),
         ("MLP 784-100-100-10: whole path", "ours", "path"),
     ):
         seconds, floor = found[key]["seconds"], found[key]["floor"]
-        median = statistics.median(seconds[ours])
-        for side, values in seconds.items():
+        median = statistics.median(seconds["processor"][ours])
+        for side, values in seconds["processor"].items():
             ratio = "" if side == ours else f"{statistics.median(values) / median:.2f}x"
-            rows.add_row(f"{what}, {side}", in_words(values), ratio)
-        rows.add_row(f"{what}, floor", in_words([floor]), f"{floor / median:.0%} reached")
+            rows.add_row(f"{what}, {side}", in_words(seconds["wall"][side]), in_words(values), ratio)
+        rows.add_row(f"{what}, floor", "", in_words([floor]), f"{floor / median:.0%} reached")
         if "difference" in found[key]:
             other = "the plain loop" if key == "scan" else "loss-landscapes"
-            rows.add_row(f"largest difference of a loss to {other}", f"{found[key]['difference']:.1e}", "")
+            rows.add_row(f"largest difference of a loss to {other}", f"{found[key]['difference']:.1e}", "", "")
         rows.add_section()
     return rows
 
@@ -170,7 +190,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--net", choices=["resnet10", "resnet18", "resnet34"], default="resnet10")
     parser.add_argument("--size", type=positive, default=16, help="side of the images")
-    parser.add_argument("--images", type=positive, default=500)
+    parser.add_argument("--images", type=positive, default=250, help="inputs of the ResNet")
+    parser.add_argument("--inputs", type=positive, default=2000, help="inputs of the MLP")
     parser.add_argument("--alphas", type=positive, default=50)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=positive, default=3, help="turns of each side, after one that is not timed")
