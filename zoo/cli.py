@@ -33,6 +33,8 @@ FROM_DATA = {
     "num_classes": "num_classes",
     "input_shape": "input_shape",
     "num_train": "num_train",
+    "num_problems": "num_problems",
+    "dim": "dim",
 }
 
 

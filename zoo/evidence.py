@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from zoo.claims import NotEnoughRuns, Results, setting
+from zoo.claims import NotEnoughRuns, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,15 +35,15 @@ def of_replicas(results: Results, name: str, at: int = -1) -> Values:
     """Values of a measure that runs keep replica by replica, as curves ``<name>/<replica>``.
 
     Args:
-        results: Runs with equally many replicas, ``model.num_replicas``.
+        results: Runs with equally many replicas.
         name: Of the measure.
         at: Which point of the curves; the last one by default.
 
     Returns:
         Shape ``(runs, replicas)``.
     """
-    replicas = range(int(setting(results[0].config, "model.num_replicas")))
-    return np.array([[y[at] for _, y in results.curves(f"{name}/{i}")] for i in replicas]).T
+    number = sum(f"{name}/{i}" in results[0].curves for i in range(len(results[0].curves)))
+    return np.array([[y[at] for _, y in results.curves(f"{name}/{i}")] for i in range(max(1, number))]).T
 
 
 def below(values: ArrayLike, limit: float) -> bool:
