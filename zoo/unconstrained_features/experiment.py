@@ -12,21 +12,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from zoo.simulation import Curve, ReplicaHistory, Simulation, no_data
 from zoo.unconstrained_features.hessian import hessian_eigenvalues
 from zoo.unconstrained_features.measures import class_means, gram, measures
 from zoo.unconstrained_features.model import UnconstrainedFeatures
 
 HEAVY_BALL: OptimizerCallable = partial(torch.optim.SGD, lr=0.5, momentum=0.9)
-Curve = tuple[list[float], list[float]]
+MAX_HESSIAN = 2000
 
 
-class UFMExperiment(LightningModule):
+class UFMExperiment(Simulation):
     """Descends on unconstrained-features models, all replicas at once, and logs how far they have collapsed.
 
-    After every epoch it logs the means over the replicas of all :func:`~zoo.unconstrained_features.measures`, and
-    ``steps``, their number so far; :class:`ReplicaHistory` keeps those of every replica. The epochs may grow, so that
-    few of them show a fast beginning and a slow end: epoch e ends after
-    ``steps_per_epoch * (1 + growth + ... + growth ** e)`` steps.
+    See :class:`~zoo.simulation.Simulation` for epochs, and :func:`~zoo.unconstrained_features.measures` for what is
+    logged after each; :class:`Endpoints` keeps what is measured only once.
 
     Args:
         optimizer: Makes an optimizer of the parameters; heavy ball, lr 0.5 and momentum 0.9, by default. It should
@@ -46,8 +45,6 @@ class UFMExperiment(LightningModule):
         Zhou et al., ICML 2022; Tirer and Bruna, ICML 2022.
     """
 
-    main_metric = None
-
     def __init__(
         self,
         optimizer: OptimizerCallable = HEAVY_BALL,
@@ -58,15 +55,10 @@ class UFMExperiment(LightningModule):
         hessian: bool = False,
         **model: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(steps_per_epoch, growth)
         self.save_hyperparameters(ignore="optimizer")
-        if steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
-        if not growth >= 1:
-            raise ValueError(f"growth must be at least 1, got {growth}")
         if not perturbation >= 0:
             raise ValueError(f"perturbation must be >= 0, got {perturbation}")
-        self.automatic_optimization = False
         self.make_optimizer = optimizer
         self.model = UnconstrainedFeatures(dtype=torch.float64, generator=None, **model)
         size = sum(parameter[0].numel() for parameter in self.model.parameters())
@@ -74,7 +66,6 @@ class UFMExperiment(LightningModule):
             raise ValueError(f"hessian must be false beyond {MAX_HESSIAN} parameters of a replica, got {size}")
         if start_rank is not None:
             self.model.place(self._critical_points(start_rank))
-        self.found: dict[str, Tensor] = {}
 
     def _critical_points(self, start_rank: int | Sequence[int]) -> dict[str, Tensor]:
         """A critical point for each replica, of its own rank."""
@@ -85,72 +76,49 @@ class UFMExperiment(LightningModule):
         points = [self.model.critical_point(rank) for rank in ranks]
         return {name: torch.stack([point[name][i] for i, point in enumerate(points)]) for name in points[0]}
 
-    def steps_until(self, epoch: int) -> int:
-        """Number of steps before an epoch."""
-        first, growth = self.hparams["steps_per_epoch"], self.hparams["growth"]
-        return round(first * (epoch if growth == 1 else (growth**epoch - 1) / (growth - 1)))
-
     def configure_callbacks(self) -> list[Callback]:
-        return [ReplicaHistory()]
+        return [ReplicaHistory(), Endpoints()]
 
     def train_dataloader(self) -> DataLoader:
-        """One chunk of steps an epoch; the features are parameters, and no data."""
-        return DataLoader(torch.zeros(1))  # type: ignore[arg-type]
+        """The features are parameters."""
+        return no_data()
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        num_steps = self.steps_until(self.current_epoch + 1) - self.steps_until(self.current_epoch)
+    def advance(self, batch: Tensor, first_step: int, num_steps: int) -> None:
+        if first_step == 0:
+            self.model.perturb(self.hparams["perturbation"])
         optimizer = self.optimizers()
         # One step goes through Lightning's wrapper, which counts it and is slow: checkpoints are kept by this count.
         self.model.run(optimizer.optimizer, num_steps - 1)  # type: ignore[union-attr]
         self.model.run(optimizer, 1)  # type: ignore[arg-type]
-        self.found = measures(self.model)
-        values = {name: value.mean() for name, value in self.found.items()}
-        self.log_dict(values | {"steps": float(self.steps_until(self.current_epoch + 1))}, on_step=False, on_epoch=True)
+
+    def measures(self, batch: Tensor) -> dict[str, Tensor]:
+        return measures(self.model)
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.model.parameters())
 
 
-MAX_HESSIAN = 2000
+class Endpoints(Callback):
+    """Keeps what is measured once in a :class:`UFMExperiment`, as ``final_curves``.
 
-
-class ReplicaHistory(Callback):
-    """Keeps what every replica of a :class:`UFMExperiment` has measured, from before the first step on.
-
-    ``final_curves`` has every measure of every replica over the steps (``"H1/nc1/0"`` is that of the first); the final
-    inner products of the class means, row by row (``"H1/gram/0"``); and the eigenvalues of the Hessian at the start
-    (``"hessian/0"``), where they were asked for. Checkpoints keep it all.
+    They are the eigenvalues of the Hessian at the start (``"hessian/0"``), where they were asked for, and the inner
+    products of the class means at the end, row by row (``"H1/gram/0"``).
     """
 
     def __init__(self) -> None:
-        self.steps: list[float] = []
-        self.values: dict[str, list[list[float]]] = {}
-        self.others: dict[str, list[float]] = {}
+        self.found: dict[str, list[float]] = {}
 
     @property
     def final_curves(self) -> dict[str, Curve]:
-        """Curves by name: x and y."""
-        measured = {
-            f"{name}/{i}": (self.steps, list(values))
-            for name, rows in self.values.items()
-            for i, values in enumerate(zip(*rows))
-        }
-        return measured | {name: ([float(i) for i in range(len(y))], y) for name, y in self.others.items()}
+        """Curves by name: position and value."""
+        return {name: ([float(i) for i in range(len(y))], y) for name, y in self.found.items()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, UFMExperiment)
-        if self.steps:  # the run goes on
-            return
-        model = pl_module.model
-        self._record(0, measures(model))
-        if pl_module.hparams["hessian"]:
+        if pl_module.hparams["hessian"] and not self.found:
+            model = pl_module.model
             for i in range(model.problem.num_replicas):
-                self.others[f"hessian/{i}"] = hessian_eigenvalues(model, i).tolist()
-        model.perturb(pl_module.hparams["perturbation"])
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, UFMExperiment)
-        self._record(pl_module.steps_until(trainer.current_epoch + 1), pl_module.found)
+                self.found[f"hessian/{i}"] = hessian_eigenvalues(model, i).tolist()
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,15 +129,10 @@ class ReplicaHistory(Callback):
             rank_zero_warn(f"Replicas {', '.join(map(str, zero))} have collapsed to zero: their directions are NaN.")
         for layer, features in enumerate(model.layer_features(), start=1):
             products = gram(class_means(features, model.problem.num_classes))
-            self.others |= {f"H{layer}/gram/{i}": one.flatten().tolist() for i, one in enumerate(products)}
-
-    def _record(self, step: int, found: dict[str, Tensor]) -> None:
-        self.steps.append(float(step))
-        for name, value in found.items():
-            self.values.setdefault(name, []).append(value.tolist())
+            self.found |= {f"H{layer}/gram/{i}": one.flatten().tolist() for i, one in enumerate(products)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "values": self.values, "others": self.others}
+        return {"found": self.found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps, self.values, self.others = (state_dict[name] for name in ("steps", "values", "others"))
+        self.found = state_dict["found"]
