@@ -62,6 +62,10 @@ class BatchOrder(DistributedSampler):
     Lightning tells the epoch, and leaves a ``DistributedSampler`` as it is: this one shares the images among the
     processes itself. In training every process has the same number of batches; in evaluation no image comes twice.
 
+    With ``independent`` an epoch is no pass over the images, but as many batches as one has, each drawn from all images
+    whatever the others hold, as the theory of stochastic gradients has it; no image comes twice in the batch of a step,
+    over all processes.
+
     Args:
         num_images: Images N.
         batch_size: Images of a batch, on each process.
@@ -70,6 +74,7 @@ class BatchOrder(DistributedSampler):
         seed: Of the order.
         num_replicas: Number of processes.
         rank: Of this process.
+        independent: Whether each batch is drawn from all images; needs ``shuffle``, and no more than N images a step.
 
     Example:
         >>> [index.tolist() for index in BatchOrder(5, 2)]
@@ -85,12 +90,17 @@ class BatchOrder(DistributedSampler):
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
+        independent: bool = False,
     ) -> None:
         super().__init__(range(num_images), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
         self.num_images = num_images
         self.batch_size = batch_size
+        self.independent = independent
 
     def __iter__(self) -> Iterator[Tensor]:
+        if self.shuffle and self.independent:
+            yield from self._independent_batches()
+            return
         order = torch.arange(self.num_images)
         if self.shuffle:
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]
@@ -99,6 +109,12 @@ class BatchOrder(DistributedSampler):
             order = torch.cat([order, order[:lacking]]) if lacking > 0 else order[: len(order) + lacking]
         # A generator draws the order at its first batch: Lightning tells the epoch of a resumed run after iter().
         yield from order[self.rank :: self.num_replicas].split(self.batch_size)[: len(self)]
+
+    def _independent_batches(self) -> Iterator[Tensor]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        for _ in range(len(self)):
+            step = rng.choice(self.num_images, self.batch_size * self.num_replicas, replace=False)
+            yield torch.from_numpy(step[self.rank :: self.num_replicas].copy())
 
     def __len__(self) -> int:
         share = self._share()

@@ -65,6 +65,8 @@ class VisionDataModule(LightningDataModule):
         val_fraction: Share of all training images that is kept for validation, in [0, 1).
         label_noise: Changes the labels of training and validation images.
         drop_last: Leave out a smaller last batch.
+        independent_batches: Draw each training batch from all images, whatever the others hold, as theories
+            of stochastic gradients assume, in place of a shuffled pass; see :class:`~datamodules.batches.BatchOrder`.
         root: Folder of all data; ``None`` means ``ZOO_DATA``, else ``data/``.
         if_unavailable: ``"error"``, or ``"stand_in"``: train on scikit-learn's digits, and say so.
         seed: Of noise, split, subset and order; ``None`` takes the one of ``seed_everything``, 0 if there is none.
@@ -99,6 +101,7 @@ class VisionDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         label_noise: LabelNoise | None = None,
         drop_last: bool = True,
+        independent_batches: bool = False,
         root: str | None = None,
         if_unavailable: str = "error",
         seed: int | None = None,
@@ -125,6 +128,7 @@ class VisionDataModule(LightningDataModule):
             label_noise = replace(label_noise, root=str(self.root))
         self.name = name
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.independent_batches = independent_batches
         self.augment, self.crop_padding, self.flip, self.second_view = augment, crop_padding, flip, second_view
         self.normalize, self.resize = normalize, resize
         self.train_fraction, self.subset_per_class = train_fraction, subset_per_class
@@ -301,10 +305,12 @@ class VisionDataModule(LightningDataModule):
         Raises:
             ValueError: If there are fewer images than a batch holds.
         """
-        if stage == "fit" and self.drop_last and self.num_train < self.batch_size * self._world()[0]:
+        whole = self.drop_last or self.independent_batches  # there is no smaller batch
+        if stage == "fit" and whole and self.num_train < self.batch_size * self._world()[0]:
+            way_out = "" if self.independent_batches else " (or set drop_last to false)"
             raise ValueError(
                 f"batch_size must be at most {self.num_train // self._world()[0]}, the training images of a device, "
-                f"got {self.batch_size} (or set drop_last to false)"
+                f"got {self.batch_size}{way_out}"
             )
         if stage == "fit" and self.trainer is not None:
             for logger in self.trainer.loggers:
@@ -338,6 +344,7 @@ class VisionDataModule(LightningDataModule):
             seed=self.seed,
             num_replicas=self._world()[0],
             rank=self._world()[1],
+            independent=self.independent_batches,
         )
         batches = ImageBatches(part.x, part.y, part.clean_y, view, second_view)
         # A loader draws a worker seed at every epoch; its own generator leaves the global stream to the model.

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +53,35 @@ def test_a_batch_holds_what_belongs_together():
     assert batch.index.tolist() == [3, 1]
     assert batch.clean_y.tolist() == [300, 100]
     assert batch.second_view.flatten().tolist() == [-3, -1]
+
+
+def test_independent_batches_hold_no_image_twice_and_an_epoch_does():
+    order = BatchOrder(20, 8, shuffle=True, drop_last=True, independent=True)
+    batches = [batch.tolist() for number in range(50) for batch in (order.set_epoch(number), *order)[1:]]
+    assert len(batches) == 50 * len(order) == 100
+    assert all(len(set(batch)) == 8 for batch in batches)
+    pairs = list(zip(batches[::2], batches[1::2]))
+    assert any(set(one) & set(other) for one, other in pairs)  # a shuffled pass never does so
+    shares = np.bincount(np.concatenate(batches), minlength=20) / 100
+    assert abs(shares - 8 / 20).max() < 5 * (0.4 * 0.6 / 100) ** 0.5
+
+
+def test_independent_batches_depend_on_seed_and_epoch_alone():
+    def first(seed, number):
+        return epoch(BatchOrder(50, 8, True, True, seed, independent=True), number)
+
+    assert first(1, 3) == first(1, 3)
+    assert len({tuple(first(seed, number)) for seed in range(3) for number in range(3)}) == 9
+
+
+def test_processes_share_an_independent_batch():
+    orders = [BatchOrder(12, 3, True, True, 0, 4, rank, independent=True) for rank in range(4)]
+    steps = list(zip(*orders))
+    assert len(steps) == 1
+    assert sorted(image for batch in steps[0] for image in batch.tolist()) == list(range(12))
+
+
+def test_independent_batches_are_in_order_where_nothing_is_shuffled():
+    order = BatchOrder(7, 3, shuffle=True, independent=True)
+    order.shuffle = False  # as for measurements of the training data
+    assert epoch(order) == list(range(7))

@@ -205,3 +205,15 @@ def test_too_few_images_are_told(mine):
 def test_asymmetric_flips_must_fit_the_classes(mine):
     with pytest.raises(ValueError, match=r"flips must map classes in \[0, 10\), got 0: 12"):
         _ = data(mine, label_noise=AsymmetricNoise(0.4, {0: 12})).parts
+
+
+def test_independent_batches_are_full_and_repeat_images_within_an_epoch(mine):
+    module = data(mine, batch_size=60, val_fraction=0.0, independent_batches=True, drop_last=False)
+    batches = [batch.index.tolist() for batch in module.train_dataloader()]
+    assert [len(set(batch)) for batch in batches] == [60] * 4
+    assert len({index for batch in batches for index in batch}) < 200  # a pass would have met all of them
+
+
+def test_an_independent_batch_must_fit_into_the_data(mine):
+    with pytest.raises(ValueError, match=r"batch_size must be at most 180, .* a device, got 500$"):
+        data(mine, batch_size=500, drop_last=False, independent_batches=True).setup("fit")
