@@ -11,17 +11,26 @@ from datamodules.label_noise import (
 )
 from datamodules.planetoid import PlanetoidDataModule
 from datamodules.spirals import SpiralDataModule
+from datamodules.temporal_dyncsl import DynCSLDataModule
+from datamodules.temporal_england import EnglandCovidDataModule
+from datamodules.temporal_pems import PeMSDataModule
+from datamodules.temporal_windows import TemporalGraphWindow, temporal_window
 from datamodules.vision import VisionDataModule
 
 __all__ = [
     "AsymmetricNoise",
+    "DynCSLDataModule",
+    "EnglandCovidDataModule",
     "HumanNoise",
     "ImageBatch",
     "LabelNoise",
+    "PeMSDataModule",
     "PlanetoidDataModule",
     "RandomLabels",
     "SpiralDataModule",
     "SymmetricNoise",
+    "TemporalGraphWindow",
     "TransitionMatrixNoise",
     "VisionDataModule",
+    "temporal_window",
 ]
