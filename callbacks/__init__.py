@@ -1,6 +1,7 @@
 """Probes that look into a model while the Trainer runs it."""
 
 from callbacks.accuracy_by_degree import AccuracyByDegree
+from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
 from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import (
     LastVsBest,
@@ -10,18 +11,24 @@ from callbacks.label_noise import (
     NoiseRate,
     NoiseSeparationLogger,
 )
+from callbacks.limit_check import LimitCheck, ProductDistance
 from callbacks.linear_interpolation import LinearInterpolation
 from callbacks.mad_gap import MADGap
 from callbacks.neural_collapse_callback import NeuralCollapseCallback
 from callbacks.neural_collapse_layerwise import LayerwiseNeuralCollapse
 from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
+from callbacks.rank_one import RankOneMonitor, rank_one_state
+from callbacks.rate_fit import RateFit, fitted_rate
 
 __all__ = [
     "AccuracyByDegree",
+    "BalancednessDrift",
+    "BalancednessMonitor",
     "InertiaMonitor",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
+    "LimitCheck",
     "LinearInterpolation",
     "MADGap",
     "Memorization",
@@ -32,5 +39,11 @@ __all__ = [
     "NoiseDetection",
     "NoiseRate",
     "NoiseSeparationLogger",
+    "ProductDistance",
+    "RankOneMonitor",
+    "RateFit",
     "WithinClassVariability",
+    "balancedness",
+    "fitted_rate",
+    "rank_one_state",
 ]

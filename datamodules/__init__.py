@@ -16,6 +16,7 @@ from datamodules.temporal_england import EnglandCovidDataModule
 from datamodules.temporal_pems import PeMSDataModule
 from datamodules.temporal_windows import TemporalGraphWindow, temporal_window
 from datamodules.vision import VisionDataModule
+from datamodules.whitened_regression import RegressionBatch, WhitenedRegressionDataModule, whitened
 
 __all__ = [
     "AsymmetricNoise",
@@ -27,10 +28,13 @@ __all__ = [
     "PeMSDataModule",
     "PlanetoidDataModule",
     "RandomLabels",
+    "RegressionBatch",
     "SpiralDataModule",
     "SymmetricNoise",
     "TemporalGraphWindow",
     "TransitionMatrixNoise",
     "VisionDataModule",
+    "WhitenedRegressionDataModule",
     "temporal_window",
+    "whitened",
 ]

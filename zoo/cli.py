@@ -35,6 +35,7 @@ FROM_DATA = {
     "num_train": "num_train",
     "num_problems": "num_problems",
     "dim": "dim",
+    "target": "target",
     "num_targets": "out_channels",
     "num_edge_features": "edge_channels",
     "target_range": "target_range",
