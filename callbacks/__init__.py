@@ -1,7 +1,10 @@
 """Probes that look into a model while the Trainer runs it."""
 
+from callbacks.abort_on_divergence import AbortOnDivergence, DivergenceError
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
+from callbacks.deq_monitor import DEQMonitor
+from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
 from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import (
     LastVsBest,
@@ -22,12 +25,17 @@ from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
 
 __all__ = [
+    "AbortOnDivergence",
     "AccuracyByDegree",
     "BalancednessDrift",
     "BalancednessMonitor",
+    "DEQMonitor",
+    "DivergenceError",
+    "FixedPointResidual",
     "InertiaMonitor",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
+    "LengthMap",
     "LimitCheck",
     "LinearInterpolation",
     "MADGap",
@@ -42,6 +50,7 @@ __all__ = [
     "ProductDistance",
     "RankOneMonitor",
     "RateFit",
+    "SolverIterations",
     "WithinClassVariability",
     "balancedness",
     "fitted_rate",
