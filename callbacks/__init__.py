@@ -4,7 +4,9 @@ from callbacks.abort_on_divergence import AbortOnDivergence, DivergenceError
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
 from callbacks.deq_monitor import DEQMonitor
+from callbacks.expressivity import ExpressivityProbe, output_gap
 from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
+from callbacks.forecast_curves import ForecastCurves
 from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import (
     LastVsBest,
@@ -23,6 +25,7 @@ from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
+from callbacks.window_cost import WindowCostMonitor
 
 __all__ = [
     "AbortOnDivergence",
@@ -31,7 +34,9 @@ __all__ = [
     "BalancednessMonitor",
     "DEQMonitor",
     "DivergenceError",
+    "ExpressivityProbe",
     "FixedPointResidual",
+    "ForecastCurves",
     "InertiaMonitor",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
@@ -51,8 +56,10 @@ __all__ = [
     "RankOneMonitor",
     "RateFit",
     "SolverIterations",
+    "WindowCostMonitor",
     "WithinClassVariability",
     "balancedness",
     "fitted_rate",
+    "output_gap",
     "rank_one_state",
 ]
