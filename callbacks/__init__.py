@@ -4,6 +4,7 @@ from callbacks.abort_on_divergence import AbortOnDivergence, DivergenceError
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
 from callbacks.deq_monitor import DEQMonitor
+from callbacks.effective_init_tracker import EffectiveInitTracker
 from callbacks.expressivity import ExpressivityProbe, output_gap
 from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
 from callbacks.forecast_curves import ForecastCurves
@@ -25,6 +26,8 @@ from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
+from callbacks.sparse_recovery import L1Norm, PopulationError, SupportRecovery
+from callbacks.stability_monitor import StabilityMonitor
 from callbacks.window_cost import WindowCostMonitor
 
 __all__ = [
@@ -34,10 +37,12 @@ __all__ = [
     "BalancednessMonitor",
     "DEQMonitor",
     "DivergenceError",
+    "EffectiveInitTracker",
     "ExpressivityProbe",
     "FixedPointResidual",
     "ForecastCurves",
     "InertiaMonitor",
+    "L1Norm",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
     "LengthMap",
@@ -52,10 +57,13 @@ __all__ = [
     "NoiseDetection",
     "NoiseRate",
     "NoiseSeparationLogger",
+    "PopulationError",
     "ProductDistance",
     "RankOneMonitor",
     "RateFit",
     "SolverIterations",
+    "StabilityMonitor",
+    "SupportRecovery",
     "WindowCostMonitor",
     "WithinClassVariability",
     "balancedness",

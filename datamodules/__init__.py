@@ -10,6 +10,7 @@ from datamodules.label_noise import (
     TransitionMatrixNoise,
 )
 from datamodules.planetoid import PlanetoidDataModule
+from datamodules.sparse_regression import SparseRegressionBatch, SparseRegressionDataModule
 from datamodules.spirals import SpiralDataModule
 from datamodules.temporal_dyncsl import DynCSLDataModule
 from datamodules.temporal_england import EnglandCovidDataModule
@@ -29,6 +30,8 @@ __all__ = [
     "PlanetoidDataModule",
     "RandomLabels",
     "RegressionBatch",
+    "SparseRegressionBatch",
+    "SparseRegressionDataModule",
     "SpiralDataModule",
     "SymmetricNoise",
     "TemporalGraphWindow",
