@@ -9,6 +9,7 @@ from datamodules.label_noise import (
     SymmetricNoise,
     TransitionMatrixNoise,
 )
+from datamodules.margin import MarginBatch, MarginPatchDataModule
 from datamodules.planetoid import PlanetoidDataModule
 from datamodules.sparse_regression import SparseRegressionBatch, SparseRegressionDataModule
 from datamodules.spirals import SpiralDataModule
@@ -16,6 +17,7 @@ from datamodules.temporal_dyncsl import DynCSLDataModule
 from datamodules.temporal_england import EnglandCovidDataModule
 from datamodules.temporal_pems import PeMSDataModule
 from datamodules.temporal_windows import TemporalGraphWindow, temporal_window
+from datamodules.teacher import TeacherBatch, TeacherDataModule
 from datamodules.vision import VisionDataModule
 from datamodules.whitened_regression import RegressionBatch, WhitenedRegressionDataModule, whitened
 
@@ -27,6 +29,8 @@ __all__ = [
     "ImageBatch",
     "LabelNoise",
     "PeMSDataModule",
+    "MarginBatch",
+    "MarginPatchDataModule",
     "PlanetoidDataModule",
     "RandomLabels",
     "RegressionBatch",
@@ -35,6 +39,8 @@ __all__ = [
     "SpiralDataModule",
     "SymmetricNoise",
     "TemporalGraphWindow",
+    "TeacherBatch",
+    "TeacherDataModule",
     "TransitionMatrixNoise",
     "VisionDataModule",
     "WhitenedRegressionDataModule",
