@@ -13,11 +13,11 @@ from datamodules.margin import MarginBatch, MarginPatchDataModule
 from datamodules.planetoid import PlanetoidDataModule
 from datamodules.sparse_regression import SparseRegressionBatch, SparseRegressionDataModule
 from datamodules.spirals import SpiralDataModule
+from datamodules.teacher import TeacherBatch, TeacherDataModule
 from datamodules.temporal_dyncsl import DynCSLDataModule
 from datamodules.temporal_england import EnglandCovidDataModule
 from datamodules.temporal_pems import PeMSDataModule
 from datamodules.temporal_windows import TemporalGraphWindow, temporal_window
-from datamodules.teacher import TeacherBatch, TeacherDataModule
 from datamodules.vision import VisionDataModule
 from datamodules.whitened_regression import RegressionBatch, WhitenedRegressionDataModule, whitened
 
@@ -28,9 +28,9 @@ __all__ = [
     "HumanNoise",
     "ImageBatch",
     "LabelNoise",
-    "PeMSDataModule",
     "MarginBatch",
     "MarginPatchDataModule",
+    "PeMSDataModule",
     "PlanetoidDataModule",
     "RandomLabels",
     "RegressionBatch",
@@ -38,9 +38,9 @@ __all__ = [
     "SparseRegressionDataModule",
     "SpiralDataModule",
     "SymmetricNoise",
-    "TemporalGraphWindow",
     "TeacherBatch",
     "TeacherDataModule",
+    "TemporalGraphWindow",
     "TransitionMatrixNoise",
     "VisionDataModule",
     "WhitenedRegressionDataModule",
