@@ -26,10 +26,10 @@ ORIGIN_WINDOW = {
 RATE_WINDOW = {"random": (6.0, 11.0), "saddle": (5.0, 11.0)}
 EPOCHS = {2: 71, 3: 122, 4: 142}  # until t = 12, 150 and 400
 
-# Starts near the origin and near the second singular value's saddle.
+# Starts near the origin and near the second singular value's saddle, those of the recipe.
 SIZES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 EPSILONS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-STUCK_EPOCHS = {2: 89, 3: 125, 4: 172}  # until t = 30, 178 and 1,760
+STUCK_EPOCHS = {2: 75, 3: 111, 4: 158}  # until t = 30, 179 and 1,782
 
 # Random starts, and gradient descent.
 SEEDS = {"small": 256, "full": 4096}
@@ -37,6 +37,7 @@ SEED_DIMS = {
     "small": DIMS,
     "full": {2: [100, 1, 50], 3: [100, 30, 1, 50], 4: [100, 30, 1, 60, 50], 8: [100, 30, 20, 30, 1, 60, 50, 60, 50]},
 }
+SEED_EPOCHS = 2  # each of 12 units of time
 STEP_SIZES = (0.03, 0.01, 0.003, 0.001)  # of the recipe
 
 
@@ -54,24 +55,19 @@ def families(depth: int) -> dict[str, Any]:
 
 def stuck(depth: int) -> dict[str, Any]:
     """Overrides of the run of small starts and of starts near a saddle."""
-    small = [{"family": "aligned", "s": size} for size in SIZES]
-    near = [{"family": "near_saddle", "epsilon": epsilon} for epsilon in EPSILONS]
-    return {
-        "model.dims": DIMS[depth],
-        "model.starts": small + near,
-        "trainer.max_epochs": STUCK_EPOCHS[depth],
-    }
+    return {"model.dims": DIMS[depth], "trainer.max_epochs": STUCK_EPOCHS[depth]}
 
 
 def seeds(depth: int, scale: str) -> dict[str, Any]:
-    """Overrides of the run of random starts, until t = 12 by Runge-Kutta steps of 0.02."""
+    """Overrides of the run of random starts, by Runge-Kutta steps of 0.02; an epoch is 12 units of time."""
     dims = SEED_DIMS[scale][depth]
     return {
         "model.dims": dims,
         "model.starts": [{"family": "random", "number": SEEDS[scale]}],
         "model.integrator": "rk4",
         "model.steps_per_epoch": 600,
-        "trainer.max_epochs": 1,
+        "model.growth": 1.0,
+        "trainer.max_epochs": SEED_EPOCHS,
         "data.input_dim": dims[0],
         "data.output_dim": dims[-1],
         "data.num_samples": max(64, 2 * dims[0]),
@@ -80,7 +76,7 @@ def seeds(depth: int, scale: str) -> dict[str, Any]:
 
 def runs(scale: str) -> list[Run]:
     """The longest first."""
-    kinds = [("deep_linear", stuck(depth)) for depth in (4, 3, 2)]
+    kinds = [("deep_linear_stuck", stuck(depth)) for depth in (4, 3, 2)]
     kinds += [("deep_linear", families(depth)) for depth in (4, 3, 2)]
     kinds += [("deep_linear", seeds(depth, scale)) for depth in SEED_DIMS[scale]]
     kinds += [("deep_linear_gd", {})]
@@ -92,7 +88,7 @@ def verdict(results: Results) -> Verdict:
     for depth in DIMS:
         for start in RATE_WINDOW:
             for measure in ("distance", "loss_gap"):
-                name = f"rate over predicted rate, N = {depth}: {start} {measure}"
+                name = f"rate over prediction: N = {depth}, {start}, {measure.replace('_', ' ')}"
                 figures[name] = np.array([measured_rate(results, depth, start, measure)])
                 figures[name] /= predicted_rate(depth, start, measure)
     checks = [closed_form(results), *conserved(results), limits(results), *random_starts(results)]
@@ -101,9 +97,11 @@ def verdict(results: Results) -> Verdict:
     return Verdict(figures, checks)
 
 
-def curve(results: Results, overrides: dict[str, Any], name: str, replica: int) -> tuple[Values, Values]:
+def curve(
+    results: Results, overrides: dict[str, Any], name: str, replica: int, recipe: str = "deep_linear"
+) -> tuple[Values, Values]:
     """A measure of a replica over time."""
-    found = chosen(results, "deep_linear", overrides)
+    found = chosen(results, recipe, overrides)
     (_, time), (_, values) = found.curves(f"time/{replica}")[0], found.curves(f"{name}/{replica}")[0]
     return time, values
 
@@ -191,17 +189,19 @@ def limits(results: Results) -> Check:
 
 
 def random_starts(results: Results) -> list[Check]:
+    """With two layers the rate is 1 only, and one start in thirty is still on its way at t = 12."""
     number = SEEDS[results.scale]
     checks = []
     for depth in SEED_DIMS[results.scale]:
         found = chosen(results, "deep_linear", seeds(depth, results.scale))
-        distances, first = of_replicas(found, "distance")[0], of_replicas(found, "rho", 0)[0]
-        there = int((distances < 1e-3).sum())
+        epochs = 2 if depth == 2 else 1
+        there = [int((of_replicas(found, "distance", at)[0] < 1e-3).sum()) for at in (1, 2)]
+        distances, first = of_replicas(found, "distance", epochs)[0], of_replicas(found, "rho", 0)[0]
         checks.append(
             Check(
-                f"N = {depth}: all of {number} random starts reach the global minimum within 1e-3",
-                there == len(distances) == number,
-                f"{there} of {len(distances)}, {at_most(distances)}; {int((first < 0).sum())} had rho(0) < 0",
+                f"N = {depth}: {number} random starts are within 1e-3 of the global minimum by t = {12 * epochs}",
+                len(distances) == number and below(distances, 1e-3),
+                f"{there[0]} at t = 12, {there[1]} at t = 24; {at_most(distances)}; {(first < 0).sum()} had rho(0) < 0",
             )
         )
     return checks
@@ -221,8 +221,10 @@ def origin_rates(results: Results) -> list[Check]:
     for start in ORIGIN_WINDOW:
         ratios = []
         for depth in DIMS:
-            time, s = within(ORIGIN_WINDOW[start][depth], *family(results, depth, start, "s"))
-            ratios.append(slope(time, origin_line(depth, start, s)) / origin_slope(depth, start))
+            time, s = family(results, depth, start, "s")
+            evenly = np.linspace(*ORIGIN_WINDOW[start][depth], 200)  # or the many early epochs would weigh the most
+            line = np.interp(evenly, time, origin_line(depth, start, s))
+            ratios.append(slope(evenly, line) / origin_slope(depth, start))
         holds = below(np.abs(np.array(ratios) - 1), 0.05) and abs(ratios[0] - 1) < 0.02
         law = "exponentially for N = 2, else as a power" if start == "opposite" else "as the power of a null component"
         statement = f"{start}: s falls to the origin {law}, at the predicted slope (N = 2: +- 2 %, else 5 %)"
@@ -246,7 +248,7 @@ def origin_slope(depth: int, start: str) -> float:
 
 def stuck_time(results: Results, depth: int) -> tuple[Values, Values]:
     """Times near the origin and near the saddle, of all sizes and of all epsilons."""
-    times = of_replicas(chosen(results, "deep_linear", stuck(depth)), "stuck_time")[0]
+    times = of_replicas(chosen(results, "deep_linear_stuck", stuck(depth)), "stuck_time")[0]
     return times[: len(SIZES)], times[len(SIZES) :]
 
 
@@ -291,7 +293,7 @@ def monotone(results: Results) -> list[Check]:
             rises.append(np.diff(s)[shrinking])
     worst = [float(np.concatenate(values).max()) for values in (falls, rises)]
     return [
-        Check("rho never decreases by more than 1e-9", worst[0] <= 1e-9, f"largest fall {worst[0]:.1e}"),
+        Check("rho never decreases by more than 1e-9", worst[0] <= 1e-9, f"largest fall {max(worst[0], 0.0):.1e}"),
         Check("s never increases by more than 1e-9 while rho < s", worst[1] <= 1e-9, f"largest rise {worst[1]:.1e}"),
     ]
 
@@ -387,10 +389,10 @@ def draw_origin(results: Results, axes: "Axes") -> None:
 def draw_plateaus(results: Results, axes: "Axes") -> None:
     """The singular value from small starts and from near a saddle."""
     for i in range(0, len(SIZES), 2):
-        time, s = curve(results, stuck(3), "s", i)
+        time, s = curve(results, stuck(3), "s", i, "deep_linear_stuck")
         axes.semilogx(time[1:], s[1:], color=f"C{i // 2}", label=f"s0 = {SIZES[i]:.0e}")
     for i in range(0, len(EPSILONS), 3):
-        time, s = curve(results, stuck(3), "s", len(SIZES) + i)
+        time, s = curve(results, stuck(3), "s", len(SIZES) + i, "deep_linear_stuck")
         axes.semilogx(time[1:], s[1:], "--", color=f"C{3 + i // 3}", label=f"near saddle, c1 = {EPSILONS[i]:.0e}")
     axes.set(xlabel="t", ylabel="s", title="N = 3: stuck near the origin and near a saddle")
     tidy(axes)
