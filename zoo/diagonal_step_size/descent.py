@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LOOK = 100  # steps of a chunk
-BUFFER = 2**25  # bytes that the gradients of a chunk may take
+BUFFER = 2**28  # bytes that the gradients of a chunk may take
 
 
 class Descent:

@@ -125,7 +125,9 @@ class StepSizeBiasModule(Simulation):
         """Where gradient flow of each problem and setting ends, ``(P, S, d)``; found once."""
         if self._limits is None:
             x, y, *_ = batch
-            self._limits = gradient_flow_limit(x.unsqueeze(1), y.unsqueeze(1), self.sweep.init_scale)
+            scales, repeats = self.sweep.init_scale.unique_consecutive(return_counts=True)
+            limits = gradient_flow_limit(x.unsqueeze(1), y.unsqueeze(1), scales)
+            self._limits = limits.repeat_interleave(repeats, dim=1)
         return self._limits
 
     def references(self, batch: Any) -> dict[str, Tensor]:
