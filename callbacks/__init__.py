@@ -8,6 +8,7 @@ from callbacks.effective_init_tracker import EffectiveInitTracker
 from callbacks.expressivity import ExpressivityProbe, output_gap
 from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
 from callbacks.forecast_curves import ForecastCurves
+from callbacks.gradient_discrepancy import GradientDiscrepancy
 from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import (
     LastVsBest,
@@ -27,6 +28,8 @@ from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, W
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
 from callbacks.sparse_recovery import L1Norm, PopulationError, SupportRecovery
+from callbacks.stability_bound import CMIBound, ExpectedStabilityBound, IncoherenceBound, LiBound
+from callbacks.stability_bound_gap import GeneralizationGap
 from callbacks.stability_monitor import StabilityMonitor
 from callbacks.window_cost import WindowCostMonitor
 
@@ -35,17 +38,23 @@ __all__ = [
     "AccuracyByDegree",
     "BalancednessDrift",
     "BalancednessMonitor",
+    "CMIBound",
     "DEQMonitor",
     "DivergenceError",
     "EffectiveInitTracker",
+    "ExpectedStabilityBound",
     "ExpressivityProbe",
     "FixedPointResidual",
     "ForecastCurves",
+    "GeneralizationGap",
+    "GradientDiscrepancy",
+    "IncoherenceBound",
     "InertiaMonitor",
     "L1Norm",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
     "LengthMap",
+    "LiBound",
     "LimitCheck",
     "LinearInterpolation",
     "MADGap",
