@@ -5,11 +5,12 @@ trajectory ends follows from the start alone, the global minimum or one of the s
 stage, from polynomial to exponential. Gradient descent shows the same, with a long time near the origin or a saddle.
 """
 
-from zoo.deep_linear.flow import FlowLimit, FlowRates, FlowState, RankOneFlow, StageTimes
+from zoo.deep_linear.flow import RankOneFlow
 from zoo.deep_linear.initialisation import balanced_rank_one_, random_balanced_
 from zoo.deep_linear.integrate import adaptive, euler_, rk4_
 from zoo.deep_linear.module import DeepLinearModule
 from zoo.deep_linear.network import DeepLinearNet
+from zoo.deep_linear.predictions import FlowLimit, FlowRates, FlowState, StageTimes
 from zoo.deep_linear.starts import Start, draw_starts
 
 __all__ = [

@@ -2,99 +2,17 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from zoo.deep_linear.predictions import FlowLimit, FlowRates, FlowState, Kind, StageTimes
+from zoo.deep_linear.quadrature import FlowQuadrature
 
 UNIT_TOLERANCE = 1e-8
 TIE = 1e-12  # singular values that differ by less than this share of the largest one are one
 NOISE = 1e-10  # relative, of s
-NODES = 10  # of the quadrature in each cell
-CELLS = 256  # that are added at a time
-NEWTON_STEPS, BISECTIONS = 12, 60
-
-Kind = Literal["global", "saddle", "origin"]
-
-
-@dataclass(frozen=True)
-class FlowLimit:
-    r"""Where trajectories end.
-
-    Attributes:
-        kind: ``"global"``, the best approximation of rank one; ``"saddle"``, a worse singular value; ``"origin"``.
-        index: Number k of the first singular value of the limit, from 0; -1 for the origin. Shape ``(B,)``.
-        sigma: The singular value, 0 for the origin. Shape ``(B,)``.
-        W: The product :math:`\sigma_k u_k v_k^\top`, shape ``(B, d_y, d_x)``.
-    """
-
-    kind: tuple[Kind, ...]
-    index: Tensor
-    sigma: Tensor
-    W: Tensor
-
-
-@dataclass(frozen=True)
-class FlowRates:
-    r"""How trajectories end; NaN where something does not apply. All have the shape ``(B,)``.
-
-    Attributes:
-        runner_up: :math:`\lambda_2`, the largest eigenvalue below the limit's among those that the start takes part in,
-            of :math:`\pm\sigma_i` and zeros; -inf if there is none. At the origin the largest one of all, <= 0.
-        product: Rate r of :math:`\|W - W_\infty\|_F \sim e^{-r t}`; 0 where the decay is a power of t.
-        loss: Rate of :math:`|L - L_\infty|` in the same way.
-        power: Exponent p, where :math:`s \approx (c t)^{-p}`, on the way to the origin.
-        slope: Its c, which is what :math:`s^{-1/p}` gains in a unit of time.
-    """
-
-    runner_up: Tensor
-    product: Tensor
-    loss: Tensor
-    power: Tensor
-    slope: Tensor
-
-
-@dataclass(frozen=True)
-class FlowState:
-    r"""Trajectories at some times.
-
-    Attributes:
-        tau: Rescaled time, :math:`d\tau = s^{1 - 2/N} dt`, shape ``(B, T)``.
-        t: Time of the gradient flow, ``(B, T)``.
-        s: Singular value of the product, ``(B, T)``.
-        rho: :math:`\rho = u^\top Z v`, ``(B, T)``, which never decreases.
-        u: Left singular vector, ``(B, T, d_y)``.
-        v: Right singular vector, ``(B, T, d_x)``.
-    """
-
-    tau: Tensor
-    t: Tensor
-    s: Tensor
-    rho: Tensor
-    u: Tensor
-    v: Tensor
-
-    @property
-    def W(self) -> Tensor:
-        r"""The products :math:`s \, u v^\top`, shape ``(B, T, d_y, d_x)``."""
-        return self.s[..., None, None] * self.u[..., :, None] * self.v[..., None, :]
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    r"""When stages end, shape ``(B,)``; 0 if a trajectory begins later, infinite if it never comes there.
-
-    Attributes:
-        alignment: When :math:`\rho` becomes positive.
-        turn: When s has its minimum, where :math:`\rho = s`: it shrinks before and rises after.
-        half: When s reaches half of its limit for good; the linear convergence begins thereabouts.
-    """
-
-    alignment: Tensor
-    turn: Tensor
-    half: Tensor
+BISECTIONS = 60
 
 
 class RankOneFlow:
@@ -116,7 +34,7 @@ class RankOneFlow:
               s(\tau) = \frac{G(\tau)^N}{1 / s_0 + N \int_0^\tau G^N}
 
     The signs and zeros of all :math:`c_i` and :math:`e_i` are those of the start, and tell where it goes. The
-    integrals are Gauss quadrature on cells that are short against what changes, in logarithms: s is right to some
+    integrals are Gauss quadrature (:class:`~zoo.deep_linear.quadrature.FlowQuadrature`), by which s is right to some
     1e-11. For N = 2, :math:`t = \tau`.
 
     Args:
@@ -146,34 +64,18 @@ class RankOneFlow:
     """
 
     def __init__(self, Z: Tensor, depth: int, u0: Tensor, v0: Tensor, s0: Tensor | float, atol: float = 0.0) -> None:
-        Z = torch.as_tensor(Z, dtype=torch.float64)
-        u0, v0, s0 = (torch.as_tensor(one, dtype=torch.float64, device=Z.device) for one in (u0, v0, s0))
         if depth < 2:
             raise ValueError(f"depth must be at least 2, got {depth}")
-        if Z.ndim not in (2, 3) or not bool(Z.isfinite().all()):
-            raise ValueError(f"Z must be finite, a matrix or a batch of them, got {Z}")
         if not atol >= 0:
             raise ValueError(f"atol must be >= 0, got {atol}")
-        if not bool((s0 >= 0).all() & s0.isfinite().all()):
-            raise ValueError(f"s0 must be >= 0 and finite, got {s0.tolist()}")
-        d_y, d_x = Z.shape[-2:]
-        for name, value, size in (("u0", u0, d_y), ("v0", v0, d_x)):
-            if value.ndim not in (1, 2) or value.shape[-1] != size:
-                raise ValueError(f"{name} must have the shape (B, {size}) or ({size},), got {tuple(value.shape)}")
-            lengths = torch.linalg.vector_norm(value, dim=-1)
-            if not bool(((lengths - 1).abs() <= UNIT_TOLERANCE).all()):
-                raise ValueError(f"{name} must have length 1, got {lengths.tolist()}")
-        sizes = {tuple(one.shape[: one.ndim - kept]) for one, kept in ((Z, 2), (u0, 1), (v0, 1), (s0, 0))} - {()}
-        if len(sizes) > 1 or any(len(size) > 1 for size in sizes):
-            raise ValueError(f"Z, u0, v0 and s0 must agree on the number of starts, got {sorted(sizes)}")
-        (batch,) = sizes.pop() if sizes else (1,)
-        self.depth, self.num_starts = depth, batch
-        self.target = Z.expand(batch, d_y, d_x)
-        self.u0, self.v0, self.s0 = u0.expand(batch, d_y), v0.expand(batch, d_x), s0.expand(batch)
+        self.depth = depth
+        self.target, self.u0, self.v0, self.s0 = checked_starts(Z, u0, v0, s0)
+        self.num_starts = len(self.s0)
         if bool((self.s0 == 0).any()):
             warnings.warn("a start with s0 = 0 is the origin, where the flow stays: its rates are NaN", stacklevel=2)
         self._decompose(atol)
-        self._begin()
+        moving = torch.where(self.s0 > 0, self.s0, 1.0)  # what does not move is put right at the end
+        self.quadrature = FlowQuadrature(self.coordinates, self.eigenvalues, moving, depth)
 
     def _decompose(self, atol: float) -> None:
         """Coordinates in a full singular basis; both sides are padded with zeros to its larger dimension."""
@@ -185,14 +87,12 @@ class RankOneFlow:
 
         self.sigma = padded(values)
         self.left, self.right = padded(left), padded(right.mT)
-        a, b = ((basis.mT @ vector[..., None]).squeeze(-1) for basis, vector in self._sides())
+        sides = (self.left, self.u0), (self.right, self.v0)
+        a, b = ((basis.mT @ vector[..., None]).squeeze(-1) for basis, vector in sides)
         coordinates = torch.cat([a + b, a - b], dim=-1)
         self.coordinates = torch.where(coordinates.abs() > atol, coordinates, 0.0)
         self.eigenvalues = torch.cat([self.sigma, -self.sigma], dim=-1)  # of M, c_i's and then e_i's
         self.largest = self.sigma[:, 0]
-
-    def _sides(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        return (self.left, self.u0), (self.right, self.v0)
 
     # Where it goes and how fast, from the start alone.
 
@@ -254,84 +154,12 @@ class RankOneFlow:
 
     # The trajectory.
 
-    def _begin(self) -> None:
-        """The first knot: a cell is so short that neither s nor G changes by much more than a factor of e in it."""
-        self._start = torch.where(self.s0 > 0, self.s0, 1.0)  # what does not move is put right at the end
-        self._cell = 1 / (self.depth * torch.maximum(self.largest, self._start))
-        zero = torch.zeros(self.num_starts, 1, dtype=torch.float64, device=self.s0.device)
-        self._log_y, self._t = -self._start.log()[:, None], zero  # y = 1 / s and t at the knots, the cells' beginnings
-        nodes, weights = np.polynomial.legendre.leggauss(NODES)
-        cumulative = _cumulative_weights(nodes)
-        self._nodes, self._weights, self._cumulative = (
-            torch.from_numpy(value).to(zero.device) for value in ((nodes + 1) / 2, weights / 2, cumulative)
-        )
-
-    def _log_growth(self, tau: Tensor) -> Tensor:
-        """Ln G at times of the shape ``(B, *)``."""
-        logs = 2 * self.coordinates.abs().log() - np.log(4)
-        shape = (self.num_starts, *[1] * (tau.ndim - 1), -1)
-        return torch.logsumexp(logs.view(shape) + 2 * self.eigenvalues.view(shape) * tau[..., None], dim=-1) / 2
-
-    def _integrals(self, begin: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""On cells ``(B, n)``: ln G at their beginnings, ends and nodes less that at their beginnings; and ln of
-        :math:`N \int G^N`, in the same unit, from the beginning to every node and to the end, ``(B, n, K + 1)``.
-        """
-        at_begin = self._log_growth(begin)
-        at_end = self._log_growth(begin + length)
-        at_nodes = self._log_growth(begin[..., None] + length[..., None] * self._nodes) - at_begin[..., None]
-        powers = (self.depth * at_nodes).exp()
-        parts = powers @ torch.cat([self._cumulative, self._weights[None]]).mT
-        return at_begin, at_end, at_nodes, (self.depth * length[..., None] * parts).log()
-
-    def _across(self, log_y: Tensor, begin: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """From ln y at the beginnings of cells ``(B, n)``: ln y at their ends, and the time t that they take."""
-        at_begin, at_end, at_nodes, integrals = self._integrals(begin, length)
-        sums = torch.logaddexp(log_y[..., None], integrals)
-        at_end = sums[..., -1] - self.depth * (at_end - at_begin)
-        log_y_nodes = sums[..., :-1] - self.depth * at_nodes
-        return at_end, length * (((1 - 2 / self.depth) * log_y_nodes).exp() @ self._weights)
-
-    def _extend(self) -> None:
-        """Add cells after the last knot."""
-        first = self._t.shape[1] - 1
-        numbers = torch.arange(first, first + CELLS, dtype=torch.float64, device=self._t.device)
-        begin = self._cell[:, None] * numbers
-        length = self._cell[:, None].expand_as(begin)
-        at_begin, at_end, _, integrals = self._integrals(begin, length)
-        growth = self.depth * (torch.cat([at_begin, at_end[:, -1:]], dim=1) - at_begin[:, :1])
-        sums = torch.cat([self._log_y[:, -1:], growth[:, :-1] + integrals[..., -1]], dim=1).logcumsumexp(dim=1)
-        log_y = sums - growth
-        _, durations = self._across(log_y[:, :-1], begin, length)
-        self._log_y = torch.cat([self._log_y, log_y[:, 1:]], dim=1)
-        self._t = torch.cat([self._t, self._t[:, -1:] + durations.cumsum(dim=1)], dim=1)
-
-    @property
-    def _tau(self) -> Tensor:
-        """The knots, ``(B, n)``."""
-        return self._cell[:, None] * torch.arange(self._t.shape[1], dtype=torch.float64, device=self._t.device)
-
-    def _at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Ln s and t at times ``(B, T)`` before the last knot."""
-        last = self._t.shape[1] - 1
-        cell = (tau / self._cell[:, None]).floor().clamp(0, last).long()
-        begin = self._cell[:, None] * cell
-        log_y, duration = self._across(self._log_y.gather(1, cell), begin, (tau - begin).clamp(min=0.0))
-        return -log_y, self._t.gather(1, cell) + duration
-
-    def _rho(self, tau: Tensor) -> Tensor:
-        """Rho at times ``(B, T)``."""
-        logs = 2 * self.coordinates.abs().log()[:, None] + 2 * self.eigenvalues[:, None] * tau[..., None]
-        return (logs.softmax(dim=-1) * self.eigenvalues[:, None]).sum(dim=-1)
-
-    def _vectors(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        growth = self.eigenvalues[:, None] * tau[..., None] - self._log_growth(tau)[..., None]
-        c, e = (self.coordinates[:, None] * growth.exp() / 2).chunk(2, dim=-1)
-        return (c + e) @ self.left.mT, (c - e) @ self.right.mT
-
     def _state(self, tau: Tensor, log_s: Tensor, t: Tensor) -> FlowState:
         moves = (self.s0 > 0)[:, None]
-        u, v = self._vectors(torch.where(moves, tau, 0.0))
-        return FlowState(tau, t, torch.where(moves, log_s.exp(), 0.0), self._rho(torch.where(moves, tau, 0.0)), u, v)
+        moved = torch.where(moves, tau, 0.0)
+        c, e = (self.quadrature.grown(moved) / 2).chunk(2, dim=-1)
+        u, v = (c + e) @ self.left.mT, (c - e) @ self.right.mT
+        return FlowState(tau, t, torch.where(moves, log_s.exp(), 0.0), self.quadrature.rho(moved), u, v)
 
     def _times(self, name: str, times: Tensor) -> Tensor:
         times = torch.as_tensor(times, dtype=torch.float64, device=self.s0.device)
@@ -353,9 +181,8 @@ class RankOneFlow:
             ValueError: If the shape does not fit, or a time is out of range.
         """
         tau = self._times("tau", tau)
-        while bool((tau > self._cell[:, None] * (self._t.shape[1] - 1)).any()):
-            self._extend()
-        log_s, t = self._at(tau)
+        self.quadrature.reach(tau)
+        log_s, t = self.quadrature.at(tau)
         if self.depth > 2:  # at the origin tau stands still
             t = torch.where((self.s0 > 0)[:, None] | (tau == 0), t, torch.inf)
         return self._state(tau, log_s, t)
@@ -370,18 +197,9 @@ class RankOneFlow:
             ValueError: If the shape does not fit, or a time is out of range.
         """
         t = self._times("t", t)
-        while bool((t >= self._t[:, -1:]).any()):
-            self._extend()
-        cell = torch.searchsorted(self._t, t, right=True).clamp(1, self._t.shape[1] - 1) - 1
-        before, after = self._t.gather(1, cell), self._t.gather(1, cell + 1)
-        low = self._cell[:, None] * cell
-        high = low + self._cell[:, None]
-        tau = low + (high - low) * (t - before) / (after - before)
-        log_s, found = self._at(tau)
-        for _ in range(NEWTON_STEPS):
-            tau = (tau + (t - found) * (log_s * (1 - 2 / self.depth)).exp()).clamp(low, high)
-            log_s, found = self._at(tau)
-        return self._state(tau, log_s, t)
+        self.quadrature.reach_time(t)
+        tau = self.quadrature.tau_of(t)
+        return self._state(tau, self.quadrature.at(tau)[0], t)
 
     # When something happens.
 
@@ -395,35 +213,32 @@ class RankOneFlow:
         Returns:
             Shape ``(B,)``; infinite where it has not when the flow has come to its limit.
         """
-        possible = possible & (self.s0 > 0)
-        sigma = self.limit().sigma[:, None]
+        flow, possible, sigma = self.quadrature, possible & (self.s0 > 0), self.limit().sigma[:, None]
         while True:
-            log_s = -self._log_y
-            yes = happened(self._tau, log_s)
-            ends = torch.cat([self._rho(self._tau[:, -1:]), log_s[:, -1:].exp()], dim=1)
+            yes = happened(flow.tau, -flow.log_y)
+            ends = torch.cat([flow.rho(flow.tau[:, -1:]), (-flow.log_y[:, -1:]).exp()], dim=1)
             there = ((ends - sigma).abs() <= NOISE * sigma).all(dim=1)
             if bool((yes.any(dim=1) | ~possible | there).all()):
                 break
-            self._extend()
+            flow.extend()
         found = yes.any(dim=1) & possible
         after = yes.to(torch.long).argmax(dim=1, keepdim=True)
-        high = self._cell[:, None] * after
-        low = self._cell[:, None] * (after - 1).clamp(min=0)
+        low, high = flow.cell * (after - 1).clamp(min=0), flow.cell * after
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            so = happened(middle, self._at(middle)[0])
+            so = happened(middle, flow.at(middle)[0])
             low, high = torch.where(so, low, middle), torch.where(so, middle, high)
-        return torch.where(found, self._at(high)[1].squeeze(1), torch.inf)
+        return torch.where(found, flow.at(high)[1].squeeze(1), torch.inf)
 
     def _turned(self, tau: Tensor, log_s: Tensor) -> Tensor:
         s = log_s.exp()
-        return self._rho(tau) - s >= NOISE * s  # not that of an s that comes down to its limit
+        return self.quadrature.rho(tau) - s >= NOISE * s  # not that of an s that comes down to its limit
 
     def stage_times(self) -> StageTimes:
         """When every trajectory goes from shrinking to rising, and from there to its linear convergence."""
         rises = self.limit().sigma > 0
-        rho = self._rho(torch.zeros_like(self.s0)[:, None]).squeeze(1)
-        alignment = self._first(lambda tau, _: self._rho(tau) > 0, rises)
+        rho = self.quadrature.rho(torch.zeros_like(self.s0)[:, None]).squeeze(1)
+        alignment = self._first(lambda tau, _: self.quadrature.rho(tau) > 0, rises)
         turn = self._first(self._turned, rises)
         return StageTimes(
             torch.where((rho > 0) & (self.s0 > 0), 0.0, alignment),
@@ -464,9 +279,31 @@ class RankOneFlow:
         return torch.where(turn.isfinite(), torch.minimum(reached, self.s0), torch.minimum(sigma, self.s0))
 
 
-def _cumulative_weights(nodes: np.ndarray) -> np.ndarray:
-    """Weights ``(K, K)`` of integrals over [0, x_i], for values at Gauss nodes, which are given on [-1, 1]."""
-    legendre = np.polynomial.legendre
-    primitives = [legendre.legint(unit, lbnd=-1) for unit in np.eye(len(nodes))]
-    integrals = np.stack([legendre.legval(nodes, primitive) for primitive in primitives], axis=1)
-    return integrals @ np.linalg.inv(legendre.legvander(nodes, len(nodes) - 1)) / 2
+def checked_starts(Z: Tensor, u0: Tensor, v0: Tensor, s0: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Target, directions and singular value of every one of B starts, in float64.
+
+    Returns:
+        Shapes ``(B, d_y, d_x)``, ``(B, d_y)``, ``(B, d_x)`` and ``(B,)``.
+
+    Raises:
+        ValueError: If shapes do not fit, or a value is out of range.
+    """
+    Z = torch.as_tensor(Z, dtype=torch.float64)
+    u0, v0, s0 = (torch.as_tensor(one, dtype=torch.float64, device=Z.device) for one in (u0, v0, s0))
+    if Z.ndim not in (2, 3) or not bool(Z.isfinite().all()):
+        raise ValueError(f"Z must be finite, a matrix or a batch of them, got {Z}")
+    if not bool((s0 >= 0).all() & s0.isfinite().all()):
+        raise ValueError(f"s0 must be >= 0 and finite, got {s0.tolist()}")
+    d_y, d_x = Z.shape[-2:]
+    for name, value, size in (("u0", u0, d_y), ("v0", v0, d_x)):
+        if value.ndim not in (1, 2) or value.shape[-1] != size:
+            raise ValueError(f"{name} must have the shape (B, {size}) or ({size},), got {tuple(value.shape)}")
+        lengths = torch.linalg.vector_norm(value, dim=-1)
+        if not bool(((lengths - 1).abs() <= UNIT_TOLERANCE).all()):
+            raise ValueError(f"{name} must have length 1, got {lengths.tolist()}")
+    shapes = Z.shape[:-2], u0.shape[:-1], v0.shape[:-1], s0.shape
+    numbers = {tuple(shape) for shape in shapes if shape}
+    if len(numbers) > 1 or s0.ndim > 1:
+        raise ValueError(f"Z, u0, v0 and s0 must agree on the number of starts, got {sorted(numbers)}")
+    batch = numbers.pop()[0] if numbers else 1
+    return Z.expand(batch, d_y, d_x), u0.expand(batch, d_y), v0.expand(batch, d_x), s0.expand(batch)

@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zoo.deep_linear.flow import FlowLimit, RankOneFlow
+from zoo.deep_linear.flow import RankOneFlow
 from zoo.deep_linear.initialisation import balanced_rank_one_
 from zoo.deep_linear.integrate import FIXED, Integrator, adaptive, euler_, rk4_
 from zoo.deep_linear.network import DeepLinearNet
+from zoo.deep_linear.predictions import FlowLimit
 from zoo.deep_linear.starts import Start, draw_starts
 from zoo.simulation import Simulation
 
