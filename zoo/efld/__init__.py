@@ -8,21 +8,27 @@ by gradient norms and by incoherence, by orders of magnitude in what is summed, 
 """
 
 from zoo.efld.divergence import divergence_ratio, lecam_style_divergence, random_triples
+from zoo.efld.module import DivergenceSearch, SignConvergence, StaircaseClassifier
 from zoo.efld.network import ConvNet
 from zoo.efld.noise import ExponentialFamilyNoise, GaussianNoise, QuantizedNoise, SignNoise
 from zoo.efld.optimizer import EFLD, SGLD, NoisyQuantizedSGD, NoisySignSGD, SignSGD
+from zoo.efld.quadratic import NoisySignQuadratics
 
 __all__ = [
     "EFLD",
     "SGLD",
     "ConvNet",
+    "DivergenceSearch",
     "ExponentialFamilyNoise",
     "GaussianNoise",
     "NoisyQuantizedSGD",
+    "NoisySignQuadratics",
     "NoisySignSGD",
     "QuantizedNoise",
+    "SignConvergence",
     "SignNoise",
     "SignSGD",
+    "StaircaseClassifier",
     "divergence_ratio",
     "lecam_style_divergence",
     "random_triples",
