@@ -66,7 +66,7 @@ class StepSizeBiasModule(Simulation):
         divergence_threshold: float = 1e8,
         on_divergence: OnDivergence = "raise",
         dtype: Literal["float64", "float32"] = "float64",
-        steps_per_epoch: int = 10,
+        steps_per_epoch: int = 1,
         growth: float = 1.2,
     ) -> None:
         super().__init__(steps_per_epoch, growth)
