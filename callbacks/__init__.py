@@ -4,6 +4,8 @@ from callbacks.abort_on_divergence import AbortOnDivergence, DivergenceError
 from callbacks.accuracy_by_degree import AccuracyByDegree
 from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
 from callbacks.deq_monitor import DEQMonitor
+from callbacks.diversity_index_callback import DiversityIndexMonitor
+from callbacks.diversity_index_metric import DiversityIndex
 from callbacks.effective_init_tracker import EffectiveInitTracker
 from callbacks.expressivity import ExpressivityProbe, output_gap
 from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
@@ -41,6 +43,8 @@ __all__ = [
     "CMIBound",
     "DEQMonitor",
     "DivergenceError",
+    "DiversityIndex",
+    "DiversityIndexMonitor",
     "EffectiveInitTracker",
     "ExpectedStabilityBound",
     "ExpressivityProbe",

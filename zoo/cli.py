@@ -35,10 +35,10 @@ FROM_DATA = {
     "num_train": "num_train",
     "num_problems": "num_problems",
     "dim": "dim",
-    "target": "target",
     "num_targets": "out_channels",
     "num_edge_features": "edge_channels",
     "target_range": "target_range",
+    "target": "target",
 }
 
 
@@ -308,9 +308,7 @@ def _fit(cli: ZooCLI, result: Result) -> None:
     for keeper in keepers:
         if keeper.monitor and keeper.best_model_score is not None:
             result.metrics[f"{keeper.monitor} (best)"] = float(keeper.best_model_score)
-    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
-        result.metrics |= getattr(callback, "final_metrics", {})
-        result.curves |= getattr(callback, "final_curves", {})
+    _collect(cli, result)
 
 
 def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
@@ -326,9 +324,17 @@ def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
         return
     if cli.fits:
         result.last_epoch = _floats(cli.trainer.callback_metrics)
-    kept = {name: value for name, value in result.metrics.items() if name not in result.last_epoch}
     getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)
+    _collect(cli, result)
+    kept = {name: value for name, value in result.metrics.items() if name not in result.last_epoch}
     result.metrics = _floats(cli.trainer.callback_metrics) | kept
+
+
+def _collect(cli: ZooCLI, result: Result) -> None:
+    """Take over what callbacks have found so far."""
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        result.metrics |= getattr(callback, "final_metrics", {})
+        result.curves |= getattr(callback, "final_curves", {})
 
 
 def _keep(cli: ZooCLI, result: Result) -> None:
