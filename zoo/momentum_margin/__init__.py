@@ -6,6 +6,7 @@ gradients, carries the feature further, and so fits the small margins by it: bot
 momentum is right on new samples of small margin.
 """
 
+from zoo.momentum_margin.convnet import StridedCNN
 from zoo.momentum_margin.descent import DivergenceError
 from zoo.momentum_margin.diagnostics import (
     FeatureAlignment,
@@ -31,6 +32,7 @@ __all__ = [
     "Setting",
     "StackedPatchCNN",
     "StackedPerceptron",
+    "StridedCNN",
     "TeacherExperiment",
     "feature_alignment",
     "heavy_ball_lr",
