@@ -11,6 +11,7 @@ from datamodules.label_noise import (
 )
 from datamodules.margin import MarginBatch, MarginPatchDataModule
 from datamodules.planetoid import PlanetoidDataModule
+from datamodules.small_margin import SmallMarginVisionDataModule
 from datamodules.sparse_regression import SparseRegressionBatch, SparseRegressionDataModule
 from datamodules.spirals import SpiralDataModule
 from datamodules.teacher import TeacherBatch, TeacherDataModule
@@ -34,6 +35,7 @@ __all__ = [
     "PlanetoidDataModule",
     "RandomLabels",
     "RegressionBatch",
+    "SmallMarginVisionDataModule",
     "SparseRegressionBatch",
     "SparseRegressionDataModule",
     "SpiralDataModule",
