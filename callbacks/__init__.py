@@ -11,6 +11,7 @@ from callbacks.expressivity import ExpressivityProbe, output_gap
 from callbacks.fixed_point import FixedPointResidual, LengthMap, SolverIterations
 from callbacks.forecast_curves import ForecastCurves
 from callbacks.gradient_discrepancy import GradientDiscrepancy
+from callbacks.group_accuracy import GroupAccuracy, GroupMean, GroupMonitor
 from callbacks.inertia_monitor import InertiaMonitor
 from callbacks.label_noise import (
     LastVsBest,
@@ -27,6 +28,7 @@ from callbacks.neural_collapse_callback import NeuralCollapseCallback
 from callbacks.neural_collapse_layerwise import LayerwiseNeuralCollapse
 from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
+from callbacks.phases import Phase, PhaseRecorder, StopWhenGroupsFit
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
 from callbacks.sparse_recovery import L1Norm, PopulationError, SupportRecovery
@@ -52,6 +54,9 @@ __all__ = [
     "ForecastCurves",
     "GeneralizationGap",
     "GradientDiscrepancy",
+    "GroupAccuracy",
+    "GroupMean",
+    "GroupMonitor",
     "IncoherenceBound",
     "InertiaMonitor",
     "L1Norm",
@@ -70,12 +75,15 @@ __all__ = [
     "NoiseDetection",
     "NoiseRate",
     "NoiseSeparationLogger",
+    "Phase",
+    "PhaseRecorder",
     "PopulationError",
     "ProductDistance",
     "RankOneMonitor",
     "RateFit",
     "SolverIterations",
     "StabilityMonitor",
+    "StopWhenGroupsFit",
     "SupportRecovery",
     "WindowCostMonitor",
     "WithinClassVariability",
