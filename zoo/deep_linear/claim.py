@@ -293,7 +293,7 @@ def monotone(results: Results) -> list[Check]:
             rises.append(np.diff(s)[shrinking])
     worst = [float(np.concatenate(values).max()) for values in (falls, rises)]
     return [
-        Check("rho never decreases by more than 1e-9", worst[0] <= 1e-9, f"largest fall {max(worst[0], 0.0):.1e}"),
+        Check("rho never decreases by more than 1e-9", worst[0] <= 1e-9, f"largest fall {max(0.0, worst[0]):.1e}"),
         Check("s never increases by more than 1e-9 while rho < s", worst[1] <= 1e-9, f"largest rise {worst[1]:.1e}"),
     ]
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from zoo.deep_linear.network import DeepLinearNet, LayerViews, write_gradient
+from zoo.deep_linear.network import DeepLinearNet, FlowGradient
 
 Integrator = Literal["euler", "rk4", "dopri5", "dopri8"]
-FIXED = ("euler", "rk4")
 
 
 @torch.no_grad()
@@ -29,11 +28,10 @@ def euler_(net: DeepLinearNet, target: Tensor, step_size: Tensor, num_steps: int
         >>> net.flat.data  # the gradient is (15, 10)
         tensor([[0.5000, 2.0000]], dtype=torch.float64)
     """
-    at = LayerViews(net.flat.data, net.dims)
-    slope = LayerViews(torch.empty_like(at.flat), net.dims)
+    flat = net.flat.data
+    gradient = FlowGradient(flat, target, net.dims)
     for _ in range(num_steps):
-        write_gradient(at, target, slope)
-        at.flat.addcmul_(slope.flat, step_size, value=-1)
+        flat.addcmul_(gradient(), step_size, value=-1)
 
 
 @torch.no_grad()
@@ -46,17 +44,19 @@ def rk4_(net: DeepLinearNet, target: Tensor, step_size: Tensor, num_steps: int) 
         step_size: Of every replica, ``(R, 1)``.
         num_steps: How many.
     """
-    at, stage, *slopes = (
-        LayerViews(flat, net.dims) for flat in (net.flat.data, *(torch.empty_like(net.flat.data) for _ in range(5)))
-    )
-    half, sixth, third = step_size / 2, step_size / 6, step_size / 3
+    flat, stage = net.flat.data, net.flat.data.clone()
+    gradient, total = FlowGradient(stage, target, net.dims), torch.empty_like(stage)
+    half, sixth = step_size / 2, step_size / 6
     for _ in range(num_steps):
-        write_gradient(at, target, slopes[0])
-        for i, length in enumerate((half, half, step_size)):
-            torch.addcmul(at.flat, slopes[i].flat, length, value=-1, out=stage.flat)
-            write_gradient(stage, target, slopes[i + 1])
-        at.flat.addcmul_(slopes[0].flat.add_(slopes[3].flat), sixth, value=-1)
-        at.flat.addcmul_(slopes[1].flat.add_(slopes[2].flat), third, value=-1)
+        total.copy_(gradient())
+        for length, weight in ((half, 2), (half, 2), (step_size, 1)):
+            torch.addcmul(flat, gradient.slope, length, value=-1, out=stage)
+            total.add_(gradient(), alpha=weight)
+        flat.addcmul_(total, sixth, value=-1)
+        stage.copy_(flat)
+
+
+FIXED = {"euler": euler_, "rk4": rk4_}
 
 
 @torch.no_grad()
@@ -77,11 +77,12 @@ def adaptive(net: DeepLinearNet, target: Tensor, times: Tensor, method: Integrat
     Returns:
         The weights at these times, ``(T, R, P)``.
     """
+    at = torch.empty_like(net.flat.data)
+    gradient = FlowGradient(at, target, net.dims)
 
     def velocity(_: Tensor, flat: Tensor) -> Tensor:
-        slope = torch.empty_like(flat)
-        write_gradient(LayerViews(flat, net.dims), target, LayerViews(slope, net.dims))
-        return slope.neg_()
+        at.copy_(flat)
+        return gradient().neg()
 
     options = {"norm": largest_replica, "step_t": times[-1:], "dtype": times.dtype}
     return odeint(velocity, net.flat.data, times, rtol=rtol, atol=atol, method=method, options=options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.deep_linear.flow import RankOneFlow
 from zoo.deep_linear.initialisation import balanced_rank_one_
-from zoo.deep_linear.integrate import FIXED, Integrator, adaptive, euler_, rk4_
+from zoo.deep_linear.integrate import FIXED, Integrator, adaptive
 from zoo.deep_linear.network import DeepLinearNet
 from zoo.deep_linear.predictions import FlowLimit
 from zoo.deep_linear.starts import Start, draw_starts
@@ -19,6 +19,7 @@ from zoo.simulation import Simulation
 DIVERGED = 1e15  # weights beyond this: the loss would overflow before long
 PIECES = 32  # of an epoch, between which is looked whether a limit has come near
 MATCH = 1e-9  # of data and target
+LEAST_RTOL = 1e-14
 
 OnDivergence = Literal["raise", "freeze"]
 
@@ -53,7 +54,7 @@ class DeepLinearModule(Simulation):
         starts: Families of starts; one random start by default.
         integrator: ``"euler"``, ``"rk4"``, ``"dopri5"`` or ``"dopri8"``.
         step_size: Time of a step, > 0; several with a fixed method make replicas of each.
-        rtol: Relative tolerance of adaptive methods, of every replica.
+        rtol: Relative tolerance of adaptive methods, of every replica, at least 1e-14.
         atol: Absolute one, on single weights.
         zero_tolerance: Coordinates of starts up to this size count as zero in the prediction.
         on_divergence: ``"raise"``, or ``"freeze"``: a replica is put back to the beginning of the epoch and stays.
@@ -70,7 +71,8 @@ class DeepLinearModule(Simulation):
     start_u: Tensor
     start_v: Tensor
     start_s: Tensor
-    step: Tensor
+    target: Tensor
+    step_sizes: Tensor
     steps: Tensor
     reached: Tensor
     alive: Tensor
@@ -94,7 +96,7 @@ class DeepLinearModule(Simulation):
         self.save_hyperparameters(ignore=["target", "starts"])
         self.save_hyperparameters({"starts": [asdict(start) for start in starts]})  # checkpoints hold no classes
         sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size]
-        check_options(starts, integrator, sizes, rtol, atol, on_divergence)
+        check_options(starts, integrator, sizes, rtol, atol, zero_tolerance, on_divergence)
         target = torch.as_tensor(target, dtype=torch.float64)
         target = target if target.ndim == 3 else target[None]
         self.integrator, self.rtol, self.atol, self.on_divergence = integrator, rtol, atol, on_divergence
@@ -105,12 +107,13 @@ class DeepLinearModule(Simulation):
         self.net.checked(self._of_replicas(target))
         balanced_rank_one_(self.net, u, v, s)
         buffers = {"start_u": u, "start_v": v, "start_s": s, "target": self._of_replicas(target)}
-        buffers["step"] = torch.tensor(sizes, dtype=torch.float64).repeat(len(s) // len(sizes))[:, None]
+        buffers["step_sizes"] = torch.tensor(sizes, dtype=torch.float64).repeat(len(s) // len(sizes))[:, None]
         buffers["steps"] = torch.zeros((), dtype=torch.long)
         buffers["reached"] = torch.full_like(s, torch.inf)
         buffers["alive"] = torch.ones(len(s), dtype=torch.bool)
         for name, value in buffers.items():
             self.register_buffer(name, value)
+        self._data_checked = False
         self._flow: RankOneFlow | None = None
         self._limit: FlowLimit | None = None
 
@@ -150,14 +153,15 @@ class DeepLinearModule(Simulation):
     @property
     def time(self) -> Tensor:
         """Time of every replica so far, ``(R,)``."""
-        return self.steps * self.step.squeeze(1)
+        return self.steps * self.step_sizes.squeeze(1)
 
     @torch.no_grad()
     def advance(self, batch: Any, first_step: int, num_steps: int) -> None:
         x, y = batch
         target = y.mT @ x
-        if first_step == 0:
+        if not self._data_checked:
             self._check_data(x, target)
+            self._data_checked = True
         target = self._of_replicas(target)
         before = self.net.flat.detach().clone()
         marks = torch.linspace(0, num_steps, PIECES + 1).round().unique().long().tolist()
@@ -169,17 +173,17 @@ class DeepLinearModule(Simulation):
     def _integrate(self, target: Tensor, marks: list[int]) -> Tensor:
         """The distances from the limit at these steps of an epoch, ``(len(marks), R)``."""
         if self.integrator not in FIXED:
-            times = self.step[0] * torch.tensor(marks, dtype=torch.float64, device=self.device)
+            times = self.step_sizes[0] * torch.tensor(marks, dtype=torch.float64, device=self.device)
             found = adaptive(self.net, target, times, self.integrator, self.rtol, self.atol)
             distances = []
             for flat in found:
                 self.net.flat.data.copy_(flat)
                 distances.append(self._distance())
             return torch.stack(distances)
-        step_ = euler_ if self.integrator == "euler" else rk4_
+        steps_ = FIXED[self.integrator]
         distances = [self._distance()]
         for begin, end in pairwise(marks):
-            step_(self.net, target, self.step * self.alive[:, None], end - begin)
+            steps_(self.net, target, self.step_sizes * self.alive[:, None], end - begin)
             distances.append(self._distance())
         return torch.stack(distances)
 
@@ -205,7 +209,7 @@ class DeepLinearModule(Simulation):
             step = self._step_of_divergence(before, target, replica, num_steps)
             raise ValueError(
                 f"step_size must be smaller for {self.integrator}: replica {replica} has diverged by step "
-                f"{first_step + step} with step_size (lr) {float(self.step[replica]):g}"
+                f"{first_step + step} with step_size (lr) {float(self.step_sizes[replica]):g}"
             )
         self.net.flat.data.copy_(torch.where(bad[:, None], before, self.net.flat))
         self.alive &= ~bad
@@ -216,7 +220,7 @@ class DeepLinearModule(Simulation):
             return num_steps
         self.net.flat.data.copy_(before)
         for step in range(1, num_steps + 1):
-            (euler_ if self.integrator == "euler" else rk4_)(self.net, target, self.step, 1)
+            FIXED[self.integrator](self.net, target, self.step_sizes, 1)
             if not bool(self.net.flat[replica].abs().max() < DIVERGED):
                 return step
         return num_steps
@@ -230,7 +234,7 @@ class DeepLinearModule(Simulation):
         d0, d1 = distances.gather(0, before), distances.gather(0, after)
         share = torch.where(after > 0, (d0 - level) / (d0 - d1), 0.0)
         at = self.steps + marks[before] + share * (marks[after] - marks[before])
-        crossing = torch.where(below.any(dim=0), at.squeeze(0) * self.step.squeeze(1), torch.inf)
+        crossing = torch.where(below.any(dim=0), at.squeeze(0) * self.step_sizes.squeeze(1), torch.inf)
         self.reached.copy_(torch.minimum(self.reached, crossing))
 
     @torch.no_grad()
@@ -258,6 +262,7 @@ def check_options(
     step_sizes: Sequence[float],
     rtol: float,
     atol: float,
+    zero_tolerance: float,
     on_divergence: str,
 ) -> None:
     """Refuse what cannot be integrated.
@@ -277,6 +282,9 @@ def check_options(
         raise ValueError(f"step_size must be > 0, one or several, got {list(step_sizes)}")
     if len(step_sizes) > 1 and integrator not in FIXED:
         raise ValueError(f"step_size must be one number for {integrator}, whose steps are its own, got {step_sizes}")
-    for name, number in (("rtol", rtol), ("atol", atol)):
-        if not number > 0:
-            raise ValueError(f"{name} must be > 0, got {number}")
+    if not rtol >= LEAST_RTOL:
+        raise ValueError(f"rtol must be at least {LEAST_RTOL:g}, as float64 has no more digits, got {rtol}")
+    if not atol > 0:
+        raise ValueError(f"atol must be > 0, got {atol}")
+    if not zero_tolerance >= 0:
+        raise ValueError(f"zero_tolerance must be >= 0, got {zero_tolerance}")

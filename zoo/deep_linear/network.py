@@ -9,41 +9,59 @@ import torch
 from torch import Tensor, nn
 
 
-class LayerViews:
-    r"""The weight matrices of replicas as views of one flat tensor, so that a step on it is a step of all layers.
+def matrices(flat: Tensor, dims: Sequence[int]) -> list[Tensor]:
+    """The weight matrices in a flat tensor, as views.
 
     Args:
         flat: Shape ``(R, P)``.
-        dims: Widths :math:`d_0, \dots, d_N`, with :math:`P = \sum_j d_j d_{j-1}`.
+        dims: Widths of the layers from the input to the output.
+
+    Returns:
+        The input's first, ``(R, d_j, d_{j-1})`` each.
     """
-
-    def __init__(self, flat: Tensor, dims: Sequence[int]) -> None:
-        shapes = list(zip(dims[1:], dims))
-        pieces = flat.split([rows * columns for rows, columns in shapes], dim=-1)
-        self.flat = flat
-        self.matrices = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes)]
-        self.transposed = [matrix.mT for matrix in self.matrices]
+    shapes = list(zip(dims[1:], dims))
+    pieces = flat.split([rows * columns for rows, columns in shapes], dim=1)
+    return [piece.unflatten(1, shape) for piece, shape in zip(pieces, shapes)]
 
 
-def write_gradient(at: LayerViews, target: Tensor, out: LayerViews) -> None:
-    r"""Write the gradient of :math:`\tfrac12 \|W_N \cdots W_1 - Z\|_F^2` into ``out``, in 3 (N - 1) products.
+class FlowGradient:
+    r"""The gradient of :math:`\tfrac12 \|W_N \cdots W_1 - Z\|_F^2` at weights that stay in one place in memory.
 
     .. math:: \nabla_{W_j} = (W_N \cdots W_{j+1})^\top (W_N \cdots W_1 - Z) (W_{j-1} \cdots W_1)^\top
 
+    All 3 (N - 1) products, of all replicas at once, and where each is written, are laid down when the object is made:
+    with matrices as small as these the time goes into calls, not into arithmetic.
+
+    Attributes:
+        slope: Where every call writes the gradient, ``(R, P)``.
+
     Args:
-        at: Where to take it, N layers of R replicas.
+        flat: The weights, ``(R, P)``, in place changed between calls.
         target: Z, shape ``(R, d_N, d_0)``.
-        out: Of the layers' shapes; not the same memory.
+        dims: Widths :math:`d_0, \dots, d_N`.
     """
-    products = [at.matrices[0]]
-    for matrix in at.matrices[1:]:
-        products.append(torch.bmm(matrix, products[-1]))
-    error = products.pop() - target
-    for j in range(len(at.matrices) - 1, 1, -1):
-        torch.bmm(error, products[j - 1].mT, out=out.matrices[j])
-        error = torch.bmm(at.transposed[j], error)
-    torch.bmm(error, products[0].mT, out=out.matrices[1])
-    torch.bmm(at.transposed[1], error, out=out.matrices[0])
+
+    def __init__(self, flat: Tensor, target: Tensor, dims: Sequence[int]) -> None:
+        self.target, self.slope = target, torch.empty_like(flat)
+        weights, slopes = matrices(flat, dims), matrices(self.slope, dims)
+        self.products = [weights[0], *(flat.new_empty(len(flat), rows, dims[0]) for rows in dims[2:])]
+        errors = [slopes[0], *(torch.empty_like(product) for product in self.products[1:])]
+        self.error = errors[-1]
+        layers = range(1, len(weights))
+        self.forward = [(weights[j], self.products[j - 1], self.products[j]) for j in layers]
+        self.backward: list[tuple[Tensor, Tensor, Tensor]] = []
+        for j in reversed(layers):
+            self.backward.append((errors[j], self.products[j - 1].mT, slopes[j]))
+            self.backward.append((weights[j].mT, errors[j], errors[j - 1]))
+
+    def __call__(self) -> Tensor:
+        """The gradient now, in ``slope``."""
+        for left, right, product in self.forward:
+            torch.bmm(left, right, out=product)
+        torch.sub(self.products[-1], self.target, out=self.error)
+        for left, right, product in self.backward:
+            torch.bmm(left, right, out=product)
+        return self.slope
 
 
 class DeepLinearNet(nn.Module):
@@ -103,7 +121,7 @@ class DeepLinearNet(nn.Module):
 
     def weights(self) -> list[Tensor]:
         """Views of the weight matrices, the input's first: ``(R, d_j, d_{j-1})`` each."""
-        return LayerViews(self.flat, self.dims).matrices
+        return matrices(self.flat, self.dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(R, n, d_N)`` for inputs ``(R, n, d_0)``, or ``(n, d_0)`` that all replicas share."""
@@ -127,7 +145,7 @@ class DeepLinearNet(nn.Module):
 
     @torch.no_grad()
     def flow_gradient(self, target: Tensor) -> Tensor:
-        r"""Gradient of :math:`\tfrac12 \|W - Z\|_F^2` in closed form, for ``flat``; see :func:`write_gradient`.
+        r"""Gradient of :math:`\tfrac12 \|W - Z\|_F^2` in closed form, for ``flat``; see :class:`FlowGradient`.
 
         Args:
             target: Z, shape ``(d_N, d_0)`` or ``(R, d_N, d_0)``.
@@ -144,9 +162,7 @@ class DeepLinearNet(nn.Module):
             >>> net.flow_gradient(torch.ones(1, 1, dtype=torch.float64))  # (6 - 1) times the other weight
             tensor([[15., 10.]], dtype=torch.float64)
         """
-        gradient = torch.empty_like(self.flat)
-        write_gradient(LayerViews(self.flat, self.dims), self.checked(target), LayerViews(gradient, self.dims))
-        return gradient
+        return FlowGradient(self.flat.data, self.checked(target), self.dims)()
 
     def checked(self, target: Tensor) -> Tensor:
         """The target of every replica, ``(R, d_N, d_0)``.
