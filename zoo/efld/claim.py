@@ -204,7 +204,7 @@ def sharpness(results: Results) -> list[Check]:
     fallback = of(results, kinds[0], "bound/unconditional")
     return [
         Check(
-            "SGLD: the mean discrepancy is 1 to 3 times the mean squared gradient (theory for fresh samples: at most 2)",
+            "SGLD: the mean discrepancy is 1 to 3 times the mean squared gradient (theory: at most 2)",
             bool(((ratios >= 1) & (ratios <= 3)).all()),
             span(ratios, 2),
         ),
@@ -216,17 +216,15 @@ def sharpness(results: Results) -> list[Check]:
         Check(
             "share of steps that satisfy the theorem's condition, alpha >= sqrt(8) times the largest distance",
             None,
-            f"{span(held, 2)}: alpha is {span(ALPHA_NEEDED * farthest, 0)} at the end by the condition, so that the bound "
+            f"{span(held, 2)}: it asks for an alpha of {span(np.sqrt(8) * farthest, 0)} at the end, so that the bound "
             "is the value of a formula",
         ),
-        Check("SGLD: the bound that needs no condition", None, f"{span(fallback)} ({kinds_name(results)})"),
+        Check("SGLD: the bound that needs no condition", None, f"{span(fallback)} ({first_name(results)})"),
     ]
 
 
-ALPHA_NEEDED = np.sqrt(8)
-
-
-def kinds_name(results: Results) -> str:
+def first_name(results: Results) -> str:
+    """The first of the trainings by SGLD."""
     return next(iter(SGLD[results.scale]))
 
 
@@ -318,7 +316,7 @@ CURVES = {"ours": BOUND, "ours, unconditional": "bound/unconditional", "Li": LI,
 
 def draw_training(results: Results, axes: "Axes") -> None:
     """The bounds over steps, and the gap they are about."""
-    name = kinds_name(results)
+    name = first_name(results)
     found = chosen(results, *sgld(results.scale, name))
     for i, (label, key) in enumerate(CURVES.items()):
         for j, (x, y) in enumerate(found.curves(key)):
@@ -363,9 +361,9 @@ def draw_signs(results: Results, axes: "Axes") -> None:
 
 CLAIM = Claim(
     statement="The generalisation gap of noisy descent is bounded by gradient discrepancy over n: training error and "
-    "bound exceed the test error and stay below 1 for SGLD, the bound is below those by gradient norms and, where n / b "
-    "is large, by incoherence; it grows with random labels that are learnt by heart, and falls as alpha grows while "
-    "noisy sign-SGD, which is sign-SGD where alpha is small, errs more",
+    "bound exceed the test error and stay below 1 for SGLD; the bound is below those by gradient norms and, for large "
+    "n / b, by incoherence; it grows with random labels that are learnt by heart, and falls as alpha grows while noisy "
+    "sign-SGD, which is sign-SGD where alpha is small, errs more",
     paper_figures={},
     runs=runs,
     verdict=verdict,

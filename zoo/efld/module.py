@@ -28,7 +28,7 @@ class StaircaseClassifier(Classifier):
         ValueError: If an argument is out of range, or there are two schedules.
 
     Example:
-        >>> model = StaircaseClassifier(10, (1, 28, 28), backbone="mlp", lr_decay=0.96, decay_every_n_steps=60)
+        >>> model = StaircaseClassifier(10, lr_decay=0.96, backbone="mlp", input_shape=(1, 28, 28))
         >>> model.configure_optimizers()["lr_scheduler"]["interval"]
         'step'
     """

@@ -170,13 +170,14 @@ class QuantizedNoise(ExponentialFamilyNoise):
 
     def sample(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         u = torch.rand(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
-        log_partition = self.log_partition(theta)
+        largest = reduce(torch.maximum, self._exponents(theta))
+        weights = [exponent.sub_(largest).exp_() for exponent in self._exponents(theta)]
+        u *= reduce(torch.add, weights)
         drawn = torch.full_like(theta, self.levels[0])
-        below = torch.zeros_like(theta)  # probability of the levels so far: one level at a time takes little memory
-        for exponent, level in zip(self._exponents(theta), self.levels[1:]):
-            below += exponent.sub_(log_partition).exp_()
-            drawn.masked_fill_(u >= below, level)
-        return drawn.masked_fill_(log_partition.isnan(), math.nan)
+        below = torch.zeros_like(theta)  # weight of the levels so far
+        for weight, level in zip(weights, self.levels[1:]):
+            drawn.masked_fill_(u >= below.add_(weight), level)
+        return drawn.masked_fill_(largest.isnan(), math.nan)
 
     def _exponents(self, theta: Tensor) -> list[Tensor]:
         largest = torch.finfo(theta.dtype).max / (2 * max(map(abs, self.levels)) + 2)  # beyond it products overflow

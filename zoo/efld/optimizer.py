@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from zoo.efld.noise import ExponentialFamilyNoise, GaussianNoise, QuantizedNoise, SignNoise
 
 Schedule = Callable[[int], float]
+Piece = tuple[Tensor, Tensor]  # of a parameter and of its gradient
+PORTION_ON_CPU, PORTION_ELSEWHERE = 2**16, 2**24
 
 
 class EFLD(Optimizer):
@@ -27,7 +29,7 @@ class EFLD(Optimizer):
 
     The noise has a generator of its own, which ``state_dict`` keeps: a resumed run draws what an uninterrupted one
     would have drawn. Among several processes (DDP) all take over the first one's, or they would drift apart. Noise is
-    drawn once a step, at least in float32, however many backward passes the gradient has gathered. With automatic
+    drawn for each step, at least in float32, however many backward passes the gradient has gathered. With automatic
     mixed precision step through ``GradScaler.step``, which unscales first. Parameters without a gradient get no noise.
 
     Args:
@@ -127,25 +129,25 @@ class EFLD(Optimizer):
         self._share_noise()
         for group in self.param_groups:
             for params in on_each_device(group["params"]):
-                self._move(params, group)
+                for pieces in pack(params):
+                    self._move(pieces, group)
         self.num_steps += 1
         return loss
 
-    def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """Draw a step for parameters of one device, in one call, and make it."""
-        grads = [p.grad for p in params if p.grad is not None]
-        dtype = noise_dtype(params)
+    def _move(self, pieces: Sequence[Piece], group: dict[str, Any]) -> None:
+        """Draw a step for pieces of parameters, in one call, and make it."""
+        params, grads = ([piece[i] for piece in pieces] for i in range(2))
+        dtype, device = noise_dtype(params), self.generator.device
         if isinstance(self.noise, GaussianNoise):  # a draw is its mean and noise: gradients need not be gathered
             torch._foreach_add_(params, grads, alpha=group["lr"] if group["maximize"] else -group["lr"])
-            size, device = sum(p.numel() for p in params), self.generator.device
+            size = sum(p.numel() for p in params)
             drawn = torch.randn(size, dtype=dtype, device=device, generator=self.generator)
         else:
-            theta = torch.cat([grad.reshape(-1) for grad in grads]).to(self.generator.device, dtype)
+            theta = torch.cat([grad.reshape(-1) for grad in grads]).to(device, dtype)
             steepness = min(1 / self.alpha_of(group), torch.finfo(dtype).max)  # 0 times infinity would be NaN
             drawn = self.noise.sample(theta.mul_(-steepness if group["maximize"] else steepness), self.generator)
-        pieces = drawn.to(params[0].device).split([p.numel() for p in params])
-        shaped = [piece.view(p.shape) for piece, p in zip(pieces, params)]
-        torch._foreach_add_(params, shaped, alpha=-self.scale_of(group))
+        split = drawn.to(params[0].device).split([p.numel() for p in params])
+        torch._foreach_add_(params, [one.view(p.shape) for one, p in zip(split, params)], alpha=-self.scale_of(group))
 
     def _share_noise(self) -> None:
         """Before the first step, all processes take over the state of the first one's generator."""
@@ -374,6 +376,41 @@ def on_each_device(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
                 raise ValueError(f"gradients must be dense, got one of layout {p.grad.layout}")
             devices.setdefault(p.device, []).append(p)
     yield from devices.values()
+
+
+def pack(params: Sequence[Tensor]) -> Iterator[list[Piece]]:
+    """Parameters with their gradients, cut and gathered into portions of about the same size.
+
+    On a processor a portion stays in the cache; an accelerator wants few and large ones.
+
+    Example:
+        >>> p = torch.zeros(3, 40_000)
+        >>> p.grad = torch.ones_like(p)
+        >>> [[tuple(piece.shape) for piece, _ in portion] for portion in pack([p])]
+        [[(1, 40000), (1, 40000)], [(1, 40000)]]
+    """
+    limit = PORTION_ON_CPU if params[0].device.type == "cpu" else PORTION_ELSEWHERE
+    held: list[Piece] = []
+    size = 0
+    for p in params:
+        for piece in cut(p, limit):
+            held.append(piece)
+            size += piece[0].numel()
+            if size >= limit:
+                yield held
+                held, size = [], 0
+    if held:
+        yield held
+
+
+def cut(p: Tensor, limit: int) -> Iterator[Piece]:
+    """Rows of a parameter and of its gradient, as many as the limit allows; views, whatever lies how in memory."""
+    assert p.grad is not None
+    if p.numel() == 0:
+        return
+    p, grad = torch.atleast_1d(p, p.grad)  # type: ignore[no-untyped-call]
+    rows = max(1, limit * len(p) // p.numel())
+    yield from zip(p.split(rows), grad.split(rows))
 
 
 def own_generator(device: torch.device) -> torch.Generator:
