@@ -8,6 +8,7 @@ from zoo.deep_linear.claim import (
     CLAIM,
     DIMS,
     EPSILONS,
+    GAP_RUN,
     SIZES,
     STEP_SIZES,
     families,
@@ -133,6 +134,10 @@ def with_row(row, new):
             scaled("loss_gap", with_row(0, lambda y: np.sqrt(np.abs(y)))),
             "distance and loss gap end with the predicted rates",
         ),
+        (
+            scaled("distance", with_row(2, lambda y: y**1.03), overrides=lambda depth: GAP_RUN),
+            "so it does for singular values",
+        ),
         (scaled("s", with_row(3, lambda y: y**1.2)), "opposite: s falls to the origin"),
         (scaled("s", with_row(9, lambda y: y**1.1)), "null: s falls to the origin"),
         (scaled("rho", with_row(2, lambda y: -y)), "rho never decreases"),
@@ -169,10 +174,10 @@ def test_the_starts_are_those_of_the_recipe():
     assert setting(gd.config(), "model.step_size") == list(STEP_SIZES)
 
 
-def test_the_full_scale_asks_for_more():
-    full = CLAIM.runs("full")
-    assert max(run.config()["model"]["init_args"]["starts"][0].get("number", 1) for run in full) == 4096
-    assert {len(run.config()["model"]["init_args"]["dims"]) - 1 for run in full} == {2, 3, 4, 8}
+def test_the_full_scale_has_more_starts_and_wider_layers():
+    wide = [run for run in CLAIM.runs("full") if setting(run.config(), "data.input_dim") == 100]
+    assert [setting(run.config(), "model.starts")[0]["number"] for run in wide] == [4096] * 3
+    assert [len(setting(run.config(), "model.dims")) for run in wide] == [3, 4, 5]
 
 
 def test_the_figure_is_drawn(exact_values):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 NODES = 10  # of the Gauss rule in each cell
-CELLS = 256  # that are added at a time
+CELLS, NUMBERS = 256, 2**22  # that are added at a time, at most; and how many numbers that may take
 NEWTON_STEPS = 12
 
 
@@ -80,8 +80,8 @@ class FlowQuadrature:
 
     def extend(self) -> None:
         """Add cells after the last knot."""
-        first = self.t.shape[1] - 1
-        begin = self.cell * torch.arange(first, first + CELLS, dtype=self.t.dtype, device=self.t.device)
+        first, number = self.t.shape[1] - 1, max(1, min(CELLS, NUMBERS // (self.coordinates.numel() * (NODES + 1))))
+        begin = self.cell * torch.arange(first, first + number, dtype=self.t.dtype, device=self.t.device)
         length = self.cell.expand_as(begin)
         growth, integrals = self._over_cells(begin, length)
         # y G^N of the end of a cell is that of its beginning and the integral; all in units of the first one's G^N
