@@ -91,7 +91,8 @@ class SmallMarginVisionDataModule(VisionDataModule):
         known = super().num_classes
         if max(self.classes) >= known:
             raise ValueError(f"classes must be in [0, {known}), got {list(self.classes)}")
-        whole = VisionDataModule.parts.func(self)  # super().parts would be kept in the place of our own
+        # Not super().parts, which would be kept in the place of our own.
+        whole = VisionDataModule.parts.func(self)  # type: ignore[attr-defined]
         return {name: self._of_classes(part) for name, part in whole.items()}
 
     def _of_classes(self, part: Part) -> Part:

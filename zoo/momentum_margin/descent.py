@@ -112,7 +112,7 @@ class StackedDescent(Simulation):
         counting = self.optimizers()
         weights = group_weights(self.groups(batch))
         with torch.autocast(self.device.type, enabled=False):
-            inputs = self.net.prepare(batch.x)
+            inputs: Any = self.net.prepare(batch.x)
             for i in range(num_steps):
                 logits = self.net.differentiate(inputs, batch.y)
                 self.num_finite += logits.sum(dim=-1).isfinite()

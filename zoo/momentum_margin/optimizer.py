@@ -76,7 +76,7 @@ class EMAMomentumSGD(Optimizer):
             check_rates(group["lr"], group["momentum"])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step.
 
         Args:
