@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEED = 0
-EPS_MNIST = 0.3
 TITLES = {
     "acg": "ACG",
     "apgd": "APGD",
@@ -19,79 +18,21 @@ TITLES = {
     "gradient_ascent": "APGD without momentum",
 }
 COLORS = {name: f"C{i}" for i, name in enumerate(TITLES)}
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "acg": ("ACG", {}),
-    "apgd": ("APGD", {}),
-    "textbook": ("ACG", {"beta_sign": "textbook"}),
-    "clamped": ("ACG", {"clamp_beta": True}),
-    "gradient_ascent": ("APGD", {"momentum": 1.0}),
-}
-
-
-def attacks(*names: str, **options: Any) -> dict[str, Any]:
-    """Attacks by name, as an override of a recipe; every image is followed over the whole run unless told otherwise."""
-    whole = {"norm": "Linf", "n_iter": 100, "loss": "cw", "early_stop": False, "record_trace": True} | options
-    return {
-        "model.attacks": {
-            name: {
-                "class_path": f"zoo.auto_conjugate_gradient.{OPTIONS[name][0]}",
-                "init_args": whole | OPTIONS[name][1],
-            }
-            for name in names
-        }
-    }
-
-
-# Which recipe and overrides a comparison has.
-MNIST = {
-    "data.name": "mnist",
-    "data.augment": False,
-    "data.train_fraction": 0.5,
-    "data.test_fraction": 0.1,
-    "model.training": {
-        "backbone": "cnn",
-        "backbone_args": {"channels": [16, 32], "strides": [2, 2], "hidden_channels": [128]},
-        "mean": [0.1307],
-        "std": [0.3081],
-        "eps": EPS_MNIST,
-        "num_steps": 5,
-        "relative_step_size": 0.3,
-        "ramp_epochs": 2.0,
-        "lr": 0.05,
-        "max_epochs": 5,
-        "precision": "bf16-mixed",
-    },
-} | attacks(*TITLES, eps=EPS_MNIST)
-EPS = 0.03137255  # 8 / 255
-VARIANTS = attacks("textbook", "clamped", "gradient_ascent", eps=EPS)
-RESTARTS = {
-    "data.test_fraction": 0.04,
-    "trainer.callbacks": [],  # images leave once they are broken, so there is no whole path to follow
-    "model.attacks": {
-        f"{name}_{runs}": attacks(name, eps=EPS, n_restarts=runs, early_stop=True, record_trace=False)["model.attacks"][
-            name
-        ]
-        for name, runs in (("acg", 1), ("apgd", 5), ("acg", 5))
-    },
+RECIPES = {
+    "CIFAR-10": "auto_conjugate_gradient",
+    "MNIST": "auto_conjugate_gradient_mnist",
+    "variants": "attack_variants",
+    "restarts": "attack_restarts",
 }
 FULL = {
     "data.test_fraction": 1.0,
     "data.crop_padding": 4,
-    "model.training": {
-        "backbone": "preact_resnet18",
-        "backbone_args": {},
-        "num_steps": 10,
-        "relative_step_size": 0.25,
-        "lr": 0.1,
-        "max_epochs": 30,
-        "precision": "bf16-mixed",
-    },
-}
-COMPARISONS = {
-    "CIFAR-10": ("auto_conjugate_gradient", {}),
-    "MNIST": ("auto_conjugate_gradient", MNIST),
-    "variants": ("apgd", VARIANTS),
-    "restarts": ("apgd", RESTARTS),
+    "model.training.backbone": "preact_resnet18",
+    "model.training.backbone_args": {},
+    "model.training.num_steps": 10,
+    "model.training.relative_step_size": 0.25,
+    "model.training.lr": 0.1,
+    "model.training.max_epochs": 30,
 }
 
 PAPER: dict[str, float | tuple[float, float]] = {  # from the authors' repository; another network than ours
@@ -100,22 +41,19 @@ PAPER: dict[str, float | tuple[float, float]] = {  # from the authors' repositor
 }
 
 
-def settings(name: str, scale: str) -> tuple[str, dict[str, Any]]:
-    """Recipe and overrides of a comparison."""
-    recipe, overrides = COMPARISONS[name]
-    if scale == "small" or name == "MNIST":
-        return recipe, overrides
-    return recipe, {**overrides, **FULL}
+def overrides(comparison: str, scale: str) -> dict[str, Any]:
+    """Of a comparison's recipe: the full scale has a larger network on CIFAR-10, and all of its test images."""
+    return {} if scale == "small" or comparison == "MNIST" else FULL
 
 
 def runs(scale: str) -> list[Run]:
     """The networks' trainings are in the first two: the others wait for them, or find them in the cache."""
-    return [Run(recipe, SEED, overrides) for recipe, overrides in (settings(name, scale) for name in COMPARISONS)]
+    return [Run(recipe, SEED, overrides(name, scale)) for name, recipe in RECIPES.items()]
 
 
 def of(results: Results, comparison: str) -> Results:
     """The run of a comparison."""
-    return chosen(results, *settings(comparison, results.scale))
+    return chosen(results, RECIPES[comparison], overrides(comparison, results.scale))
 
 
 def value(results: Results, comparison: str, metric: str) -> float:
