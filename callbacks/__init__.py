@@ -2,6 +2,7 @@
 
 from callbacks.abort_on_divergence import AbortOnDivergence, DivergenceError
 from callbacks.accuracy_by_degree import AccuracyByDegree
+from callbacks.adversary import L2Adversary, pgd_l2
 from callbacks.balancedness import BalancednessDrift, BalancednessMonitor, balancedness
 from callbacks.deq_monitor import DEQMonitor
 from callbacks.diversity_index_callback import DiversityIndexMonitor
@@ -23,11 +24,13 @@ from callbacks.label_noise import (
 )
 from callbacks.limit_check import LimitCheck, ProductDistance
 from callbacks.linear_interpolation import LinearInterpolation
+from callbacks.lipschitz import EmpiricalLipschitz, stretching_pairs
 from callbacks.mad_gap import MADGap
 from callbacks.neural_collapse_callback import NeuralCollapseCallback
 from callbacks.neural_collapse_layerwise import LayerwiseNeuralCollapse
 from callbacks.neural_collapse_metric import NeuralCollapse
 from callbacks.neural_collapse_second_pass import NearestClassCenterAgreement, WithinClassVariability
+from callbacks.orthogonality import OrthogonalityError, OrthogonalityMonitor
 from callbacks.phases import Phase, PhaseRecorder, StopWhenGroupsFit
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
@@ -48,6 +51,7 @@ __all__ = [
     "DiversityIndex",
     "DiversityIndexMonitor",
     "EffectiveInitTracker",
+    "EmpiricalLipschitz",
     "ExpectedStabilityBound",
     "ExpressivityProbe",
     "FixedPointResidual",
@@ -60,6 +64,7 @@ __all__ = [
     "IncoherenceBound",
     "InertiaMonitor",
     "L1Norm",
+    "L2Adversary",
     "LastVsBest",
     "LayerwiseNeuralCollapse",
     "LengthMap",
@@ -75,6 +80,8 @@ __all__ = [
     "NoiseDetection",
     "NoiseRate",
     "NoiseSeparationLogger",
+    "OrthogonalityError",
+    "OrthogonalityMonitor",
     "Phase",
     "PhaseRecorder",
     "PopulationError",
@@ -90,5 +97,7 @@ __all__ = [
     "balancedness",
     "fitted_rate",
     "output_gap",
+    "pgd_l2",
     "rank_one_state",
+    "stretching_pairs",
 ]
