@@ -6,7 +6,13 @@ import torch
 
 from callbacks import StabilityMonitor
 from datamodules import SparseRegressionDataModule
-from zoo.diagonal_step_size import DivergenceError, StepSizeBiasModule, StepSizeSweep, gradient_flow_limit
+from zoo.diagonal_step_size import (
+    DivergenceError,
+    StepSizeBiasModule,
+    StepSizeSweep,
+    gradient_flow_limit,
+    population_error,
+)
 from zoo.diagonal_step_size.module import SweepTable
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -72,11 +78,15 @@ def test_the_run_keeps_a_table_and_what_to_compare_it_with(tmp_path, capsys):
     assert {name: value.numel() for name, value in references.items()} == {
         "init_sharpness": 12,
         "flow": 12,
+        "effective_flow": 12,
         "min_l2": 2,
         "min_l1": 2,
         "critical": 2,
     }
     assert kept["reference/critical"][1] == references["critical"].tolist()
+    shrunk = gradient_flow_limit(batch.x[0], batch.y[0], model.sweep.effective_init_scale()[0, 1].median())
+    error = population_error(shrunk, batch.beta[0], batch.mean)
+    torch.testing.assert_close(references["effective_flow"][1], error)
     torch.testing.assert_close(references["init_sharpness"].view(2, 6)[:, 0] * 0.5, model.sweep.lr[:, 0])
     assert (references["min_l1"] < references["min_l2"]).all()
     assert all(math.isfinite(value) for _, values in kept.values() for value in values)

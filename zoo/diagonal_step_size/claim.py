@@ -73,12 +73,15 @@ class Sweep:
 
     def flow(self, scale: int = 0) -> Values:
         """Population error of gradient flow's limit, ``(problems,)``."""
-        values = np.concatenate([values for _, values in self.found.curves("reference/flow")])
-        return values.reshape(-1, len(self.scales), len(self.lr))[:, scale, 0]
+        return self.replicas("flow")[:, scale, 0]
 
     def reference(self, name: str) -> Values:
-        """What outcomes are compared with, ``(problems,)``."""
+        """What outcomes of a problem are compared with, ``(problems,)``."""
         return np.concatenate([values for _, values in self.found.curves(f"reference/{name}")])
+
+    def replicas(self, name: str) -> Values:
+        """What the outcome of a replica is compared with, ``(problems, scales, step sizes)``."""
+        return self.reference(name).reshape(-1, len(self.scales), len(self.lr))
 
     def ratio(self, lr: float, scale: int = 0) -> Values:
         """Population error at a step size over that of gradient flow, ``(problems,)``."""
@@ -116,6 +119,7 @@ def verdict(results: Results) -> Verdict:
         invariant(everything),
         beyond_twice(wide),
         spike(wide),
+        *why_large_steps_help(wide),
         *where_it_ends(results),
     ]
     if results.scale == "full":
@@ -214,6 +218,18 @@ def spike(wide: Sweep) -> Check:
     return Check(statement, None, span(rise, 1))
 
 
+def why_large_steps_help(wide: Sweep) -> list[Check]:
+    """Whether it is the bound that is active there, or the shrunken scale."""
+    shown = [i for i, lr in enumerate(wide.lr) if 1 < lr < 2]
+    shares = wide.column("bound_ratio")[:, 0, shown].max(0)
+    errors = wide.column("population_error").mean(0)[0, shown]
+    ratios = errors / wide.replicas("effective_flow").mean(0)[0, shown]
+    return [
+        Check("from 1.1 to 1.95 η₀ the weighted l1 norm's share of its bound", None, span(shares)),
+        Check("and the mean error over that of gradient flow from the effective scale", None, span(ratios)),
+    ]
+
+
 def where_it_ends(results: Results) -> list[Check]:
     """Label noise, and two settings in which a large step is not expected to help; they decide nothing."""
     checks = []
@@ -273,7 +289,7 @@ def draw_errors(results: Results, axes: "Axes") -> None:
         axes.plot([one.lr[i] for i in shown], errors[:, shown].mean(0), "-", color=color, label=name)
         axes.axhline(one.flow().mean(), color=color, linestyle="--", linewidth=0.9, label=f"{name}, gradient flow")
         if overrides is None:
-            relative = one.reference("critical") / one.reference("init_sharpness").reshape(len(errors), -1)[:, 0]
+            relative = one.reference("critical") / one.replicas("init_sharpness")[:, 0, 0]
             right = axes.get_xlim()[1]
             where = f"η_c = {relative.mean():.1f} η₀" + (", beyond the axis" if relative.mean() > right else "")
             if relative.mean() <= right:
@@ -290,7 +306,7 @@ def draw_critical(results: Results, axes: "Axes") -> None:
     """Population error over the step size in units of the critical one, from two scales."""
     found = sweep(results, CRITICAL)
     unit = found.reference("critical").mean()
-    start = found.reference("init_sharpness").reshape(-1, len(found.scales), len(found.lr))
+    start = found.replicas("init_sharpness")
     for i, scale in enumerate(found.scales):
         errors = np.where(found.column("status") == DIVERGED, np.nan, found.column("population_error"))[:, i]
         axes.plot(found.lr, errors.mean(0), ".-", color=f"C{i}", label=f"scale {scale:g}")
@@ -323,7 +339,7 @@ def draw_sharpness(results: Results, axes: "Axes") -> None:
     for i, lr in enumerate((0.5, 0.98, 1.05), start=2):
         axes.plot(*found.history("sharpness_ratio", 0, lr), color=f"C{i}", label=f"scale 0.05, {lr:g} η_c")
     axes.axhline(1, color="black", linestyle=":", linewidth=0.9)
-    axes.set(xscale="symlog", xlabel="step", ylabel="η λ / 2", xlim=(0, None))
+    axes.set(xscale="symlog", xlabel="step", ylabel="η λ / 2", xlim=(0, None), ylim=(0, 2.2))
     axes.set_title("Problem 0, mean 5: sharpness; dotted: the most that is stable", fontsize="medium")
     tidy(axes)
 
@@ -333,7 +349,7 @@ def draw_map(one: Sweep, mean: float, axes: "Axes") -> None:
     flow = np.stack([one.flow(i) for i in range(len(one.scales))], axis=1)[:, :, None]
     ratios = np.where(one.column("status") == DIVERGED, np.nan, one.column("population_error") / flow).mean(0)
     image = axes.pcolormesh(one.lr, one.scales, np.log10(ratios), cmap="RdBu_r", vmin=-2, vmax=2, shading="nearest")
-    start = one.reference("init_sharpness").reshape(-1, len(one.scales), len(one.lr))[:, :, 0].mean(0)
+    start = one.replicas("init_sharpness")[:, :, 0].mean(0)
     relative = one.reference("critical").mean() / start
     axes.plot(relative, one.scales, "k--", linewidth=0.9, label="η_c")
     for threshold in (1, 2):

@@ -15,6 +15,7 @@ from zoo.diagonal_step_size.stability import critical_step_size, initial_stabili
 from zoo.diagonal_step_size.sweep import OnDivergence, Relation, Status, StepSizeSweep
 from zoo.simulation import Curve, Simulation
 
+SMALLEST_SCALE = 1e-6  # from which the limit of gradient flow is asked for
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -133,16 +134,20 @@ class StepSizeBiasModule(Simulation):
     def references(self, batch: Any) -> dict[str, Tensor]:
         """What the outcomes are compared with, by name.
 
-        Of each replica ``init_sharpness``, the step size from which on the start is unstable, and ``flow``, the
-        population error of gradient flow's limit, ``(R,)``. Of each problem ``min_l2``, that of the interpolator (or
-        least-squares solution) of smallest norm, and, where the data can be interpolated, ``min_l1``, that of the
-        smallest l1 norm, and ``critical``, the critical step size, ``(P,)``.
+        Of each replica ``init_sharpness``, the step size from which on the start is unstable, ``flow``, the
+        population error of gradient flow's limit, and ``effective_flow``, that of gradient flow from the median
+        effective scale of the replica as it is now (from 1e-6 where that is less), ``(R,)``. Of each problem
+        ``min_l2``, that of the interpolator (or least-squares solution) of smallest norm, and, where the data can be
+        interpolated, ``min_l1``, that of the smallest l1 norm, and ``critical``, the critical step size, ``(P,)``.
         """
         x, y, beta, mean = batch
+        effective = self.sweep.effective_init_scale().median(-1).values.clamp_min(SMALLEST_SCALE)
+        shrunk = gradient_flow_limit(x.unsqueeze(1), y.unsqueeze(1), effective)
         smallest = (torch.linalg.pinv(x) @ y.unsqueeze(-1)).squeeze(-1)
         found = {
             "init_sharpness": initial_stability_threshold(x.unsqueeze(1), self.sweep.init_scale).flatten(),
             "flow": population_error(self.flow_limits(batch), beta.unsqueeze(1), mean).flatten(),
+            "effective_flow": population_error(shrunk, beta.unsqueeze(1), mean).flatten(),
             "min_l2": population_error(smallest, beta, mean),
         }
         if torch.allclose((x @ smallest.unsqueeze(-1)).squeeze(-1), y):
