@@ -119,6 +119,39 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, tmp_path):
     assert second.num_steps == optimizer.num_steps == 6
 
 
+@every_optimizer
+def test_a_copy_draws_what_the_original_draws(make):
+    p = torch.nn.Parameter(torch.zeros(20))
+    p.grad = torch.ones(20)
+    optimizer = make([p])
+    optimizer.step()
+    other = copy.deepcopy(optimizer)
+    (copied,) = other.param_groups[0]["params"]
+    copied.grad = torch.ones(20)
+    for one in (optimizer, other):
+        one.step()
+    assert torch.equal(p, copied)
+    assert other.num_steps == 2
+
+
+@every_optimizer
+def test_large_and_small_parameters_are_moved_alike(make, monkeypatch):
+    """Cut into portions or in one piece, every element gets its own mean and noise of the same law."""
+    shapes = [(3, 5, 2), (), (0, 4), (7,), (1, 30)]
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for p in params:
+        p.grad = torch.full_like(p, 1e6)
+    monkeypatch.setattr("zoo.efld.optimizer.PORTION_ON_CPU", 8)
+    optimizer = make(params)
+    optimizer.step()
+    moved = torch.cat([p.detach().flatten() for p in params])
+    assert moved.max() < 0
+    if "noise_std" in optimizer.defaults or isinstance(optimizer.noise, GaussianNoise):
+        assert len(moved.unique()) > 1
+    else:
+        assert moved.tolist() == pytest.approx([-0.1] * 68)
+
+
 def test_a_state_of_another_optimizer_is_refused():
     plain = torch.optim.SGD([param(1.0)], lr=0.1)
     with pytest.raises(ValueError, match="state_dict must be of an SGLD, got the keys state, param_groups"):

@@ -31,6 +31,7 @@ class EFLD(Optimizer):
     would have drawn. Among several processes (DDP) all take over the first one's, or they would drift apart. Noise is
     drawn for each step, at least in float32, however many backward passes the gradient has gathered. With automatic
     mixed precision step through ``GradScaler.step``, which unscales first. Parameters without a gradient get no noise.
+    Sharded parameters (FSDP) are not supported: shards of different processes would share their noise.
 
     Args:
         params: Parameters, or parameter groups, which may have their own ``lr``, ``alpha`` and ``maximize``.
@@ -76,6 +77,10 @@ class EFLD(Optimizer):
         self._shares_noise = False
         super().__init__(params, defaults)
         self.generator = generator or own_generator(self.param_groups[0]["params"][0].device)
+
+    def __getstate__(self) -> dict[str, Any]:  # for copies; the base class takes its own attributes only
+        names = ("noise", "alpha_schedule", "generator", "num_steps", "_shares_noise")
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; options that it lacks are those of the optimizer.
@@ -281,7 +286,7 @@ class SGLD(EFLD):
         generator: torch.Generator | None = None,
         maximize: bool = False,
     ) -> None:
-        self.noise = GaussianNoise()
+        self.noise, self.alpha_schedule = GaussianNoise(), None
         options = {"noise_std": noise_std, "inverse_temperature": inverse_temperature}
         self._prepare(params, {"lr": lr, **options, "maximize": maximize}, generator)
 
