@@ -413,7 +413,7 @@ def cut(p: Tensor, limit: int) -> Iterator[Piece]:
     assert p.grad is not None
     if p.numel() == 0:
         return
-    p, grad = torch.atleast_1d(p, p.grad)  # type: ignore[no-untyped-call]
+    p, grad = torch.atleast_1d(p, p.grad)
     rows = max(1, limit * len(p) // p.numel())
     yield from zip(p.split(rows), grad.split(rows))
 

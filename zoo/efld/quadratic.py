@@ -40,6 +40,10 @@ class NoisySignQuadratics(nn.Module):
         True
     """
 
+    curvatures: Tensor
+    horizons: Tensor
+    noise_std: Tensor
+    least_alpha: Tensor
     w: Tensor
     squares: Tensor
     largest_alpha: Tensor
