@@ -59,10 +59,13 @@ def gradient_gram(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    chosen = _chosen(model, params)
+    if not chosen:
+        return torch.zeros(len(x), len(x), device=x.device, dtype=next(model.parameters()).dtype)
     if method == "vmap":
         gradients = per_sample_gradients(model, criterion, x, y, params, chunk_size)
         return gradients @ gradients.T
-    return _gram_by_layers(model, criterion, x, y, _chosen(model, params), chunk_size or len(x))
+    return _gram_by_layers(model, criterion, x, y, chosen, chunk_size or len(x))
 
 
 def per_sample_gradients(

@@ -206,6 +206,15 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, options):
         assert resumed[0].metrics["stability"].steps == trainer.global_step
 
 
+def test_processes_put_their_pairs_together(tmp_path):
+    one_step = {"epochs": 1, "limit_train_batches": 1}
+    _, several = train(tmp_path, [GradientDiscrepancy(num_pairs=4)], strategy="ddp_fork", devices=2, **one_step)
+    alone = GradientDiscrepancy(num_pairs=8)
+    train(tmp_path, [alone], batch_size=2 * BATCH, **one_step)
+    for name in ("bound/stability", "bound/unconditional", "bound/li", "discrepancy/mean"):
+        assert float(several.callback_metrics[name]) == pytest.approx(alone.final_metrics[name], rel=1e-4), name
+
+
 def test_measuring_does_not_change_the_training(tmp_path):
     watched, _ = train(tmp_path, [GradientDiscrepancy(num_pairs=5, every_n_steps=1), GeneralizationGap()])
     alone, _ = train(tmp_path, [])

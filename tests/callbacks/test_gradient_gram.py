@@ -110,6 +110,13 @@ def test_only_the_parameters_that_are_asked_for_count(method):
 
 
 @pytest.mark.parametrize("method", ["gram", "vmap"])
+def test_no_parameters_give_no_gradient(method):
+    net = nn.Linear(4, 3).requires_grad_(False)
+    found = gradient_gram(net, CE, ROWS, torch.zeros(6, dtype=torch.long), method=method)
+    assert torch.equal(found, torch.zeros(6, 6))
+
+
+@pytest.mark.parametrize("method", ["gram", "vmap"])
 def test_nothing_is_left_behind(method):
     net = ConvNet(3, (2, 9, 8), (4,), 3)
     net.head.bias.grad = torch.ones(3)
