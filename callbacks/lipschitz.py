@@ -85,7 +85,7 @@ def stretching_pairs(model: Callable[[Tensor], Tensor], x: Tensor, start: Tensor
     Example:
         >>> x = torch.zeros(1, 2)
         >>> partner = stretching_pairs(lambda x: x * torch.tensor([1.0, 3.0]), x, torch.tensor([[3.0, 4.0]]), steps=20)
-        >>> torch.allclose(partner, torch.tensor([0.0, 5.0]))
+        >>> torch.allclose(partner, torch.tensor([0.0, 5.0]), atol=0.01)
         True
     """
     if steps < 0:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from zoo.paraunitary_conv import (
+    CircularConv2d,
     OrthogonalConv1d,
     OrthogonalConv2d,
     OrthogonalConvTranspose1d,
@@ -298,3 +299,14 @@ def test_what_cannot_be_inverted_or_measured_says_so():
     for method in ("inverse", "singular_values"):
         with pytest.raises(ValueError, match=f"{method} needs padding_mode circular, got 'zeros'"):
             getattr(OrthogonalConv2d(4, 4, 3, padding_mode="zeros"), method)(4)
+
+
+def test_the_plain_layer_is_that_of_torch_and_says_when_it_cannot_be():
+    torch.manual_seed(0)
+    conv, x = CircularConv2d(2, 3, 4, stride=2), torch.randn(1, 2, 4, 4)
+    expected = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), conv.weight, conv.bias, stride=2)
+    torch.testing.assert_close(conv(x), expected)
+    jacobian = torch.autograd.functional.jacobian(conv, x).reshape(12, 32)
+    torch.testing.assert_close(conv.singular_values(4), torch.linalg.svdvals(jacobian), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="kernel_size - stride must be even, got 4 and 1"):
+        CircularConv2d(2, 2, 4)

@@ -8,8 +8,10 @@ prediction certifies it against every perturbation up to a radius.
 
 from zoo.paraunitary_conv.activation import GroupSort, MaxMin
 from zoo.paraunitary_conv.certificate import CertifiedAccuracy, CertifiedRadius, certified_radius
+from zoo.paraunitary_conv.experiment import LayerExperiment
 from zoo.paraunitary_conv.factor import paraunitary_kernel, paraunitary_kernel_1d, polyphase_to_strided
 from zoo.paraunitary_conv.layer import (
+    CircularConv2d,
     OrthogonalConv1d,
     OrthogonalConv2d,
     OrthogonalConvTranspose1d,
@@ -26,7 +28,9 @@ from zoo.paraunitary_conv.singular_values import conv_singular_values
 __all__ = [
     "CertifiedAccuracy",
     "CertifiedRadius",
+    "CircularConv2d",
     "GroupSort",
+    "LayerExperiment",
     "LipConvNet",
     "LipschitzClassifier",
     "LipschitzMarginLoss",

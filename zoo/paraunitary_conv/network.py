@@ -5,14 +5,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from zoo.backbones.backbone import Backbone
 from zoo.paraunitary_conv.activation import MaxMin
-from zoo.paraunitary_conv.layer import OrthogonalConv2d, OrthogonalLinear
+from zoo.paraunitary_conv.layer import CircularConv2d, OrthogonalConv2d, OrthogonalLinear
 from zoo.paraunitary_conv.orthogonal import Chart
 from zoo.paraunitary_conv.parametrization import Init
-from zoo.paraunitary_conv.singular_values import conv_singular_values
 
 Constraint = Literal["orthogonal", "none"]
 CONSTRAINTS = get_args(Constraint)
@@ -92,8 +90,7 @@ class LipConvNet(Backbone):
                     )
                 )
             else:
-                padding = (kernel_size - stride) // 2
-                layers.append(nn.Conv2d(inputs, outputs, kernel_size, stride, padding, padding_mode="circular"))
+                layers.append(CircularConv2d(inputs, outputs, kernel_size, stride))
             layers.append(MaxMin())
         self.layers = nn.Sequential(*layers, nn.Flatten())
         width = 2**STAGES * base_channels * (sides[0] >> STAGES) * (sides[1] >> STAGES)
@@ -112,12 +109,13 @@ class LipConvNet(Backbone):
 
         Of orthogonal layers it is 1; of plain ones all singular values are computed.
         """
-        bound = self.mean.new_ones(())
+        if self.constraint == "orthogonal":
+            return self.mean.new_ones(())
+        bound = torch.linalg.matrix_norm(self.head.weight, 2)
         sides = self.sides
-        for layer in [*self.layers, self.head]:
-            if isinstance(layer, (nn.Conv2d, nn.Linear)) and not parametrize.is_parametrized(layer):
-                bound = bound * _largest_singular_value(layer, sides)
-            if isinstance(layer, (nn.Conv2d, OrthogonalConv2d)):
+        for layer in self.layers:
+            if isinstance(layer, CircularConv2d):
+                bound = bound * layer.singular_values(sides)[0]
                 sides = tuple(side // step for side, step in zip(sides, layer.stride))
         return bound
 
@@ -133,10 +131,3 @@ def _convolutions(channels: int, base_channels: int, per_stage: int) -> list[tup
         found.append((channels, 2 * width, 2 if stage == STAGES - 1 else 6, 2))
         channels = width = 2 * width
     return found
-
-
-def _largest_singular_value(layer: nn.Conv2d | nn.Linear, sides: Sequence[int]) -> Tensor:
-    weight = layer.weight.double()
-    if isinstance(layer, nn.Linear):
-        return torch.linalg.matrix_norm(weight, 2).to(layer.weight)
-    return conv_singular_values(weight, sides, layer.stride)[0].to(layer.weight)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,12 +52,12 @@ def conv_singular_values(
     lengths = [length // step for length, step in zip(input_size, strides)]
     kernel = weight.reshape(groups, -1, *weight.shape[1:])
     phases = kernel.new_zeros(groups, *lengths, *strides, *kernel.shape[1:3])
-    for tap in product(*map(range, weight.shape[2:])):
+    for tap, matrix in zip(product(*map(range, weight.shape[2:])), kernel.flatten(3).unbind(3)):
         positions = [k * step for k, step in zip(tap, dilations)]
         cell = [(p // step) % length for p, step, length in zip(positions, strides, lengths)]
         phase = [p % step for p, step in zip(positions, strides)]
-        place, source = (slice(None), *cell, *phase), (..., *tap)
-        phases[place] += kernel[source]
+        place: Any = (slice(None), *cell, *phase)
+        phases[place] += matrix
     spectrum = torch.fft.fftn(phases, dim=list(range(1, 1 + axes)))
     rows = spectrum.movedim(-2, 1 + axes).reshape(groups * prod(lengths), kernel.shape[1], -1)
     return torch.linalg.svdvals(rows).flatten().sort(descending=True).values
