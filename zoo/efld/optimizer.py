@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 from torch.optim import Optimizer
 
 from zoo.efld.noise import ExponentialFamilyNoise, GaussianNoise, QuantizedNoise, SignNoise
@@ -151,8 +152,8 @@ class EFLD(Optimizer):
             theta = torch.cat([grad.reshape(-1) for grad in grads]).to(device, dtype)
             steepness = min(1 / self.alpha_of(group), torch.finfo(dtype).max)  # 0 times infinity would be NaN
             drawn = self.noise.sample(theta.mul_(-steepness if group["maximize"] else steepness), self.generator)
-        split = drawn.to(params[0].device).split([p.numel() for p in params])
-        torch._foreach_add_(params, [one.view(p.shape) for one, p in zip(split, params)], alpha=-self.scale_of(group))
+        shaped = _unflatten_dense_tensors(drawn.to(params[0].device), params)
+        torch._foreach_add_(params, shaped, alpha=-self.scale_of(group))
 
     def _share_noise(self) -> None:
         """Before the first step, all processes take over the state of the first one's generator."""
@@ -411,11 +412,11 @@ def pack(params: Sequence[Tensor]) -> Iterator[list[Piece]]:
 def cut(p: Tensor, limit: int) -> Iterator[Piece]:
     """Rows of a parameter and of its gradient, as many as the limit allows; views, whatever lies how in memory."""
     assert p.grad is not None
-    if p.numel() == 0:
-        return
-    p, grad = torch.atleast_1d(p, p.grad)
-    rows = max(1, limit * len(p) // p.numel())
-    yield from zip(p.split(rows), grad.split(rows))
+    if p.numel() <= limit:
+        yield p, p.grad
+    else:
+        rows = max(1, limit * len(p) // p.numel())
+        yield from zip(p.split(rows), p.grad.split(rows))
 
 
 def own_generator(device: torch.device) -> torch.Generator:
