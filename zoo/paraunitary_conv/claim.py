@@ -190,8 +190,8 @@ def draw_certified(results: Results, axes: "Axes") -> None:
 
 CLAIM = Claim(
     statement="A convolution made of paraunitary factors is orthogonal up to rounding, strided, dilated, grouped and "
-    "transposed ones too, and stays so in training; networks of such layers train, deep ones too, stretch no distance, and "
-    "their margins certify a part of their accuracy",
+    "transposed ones too, and stays so in training; networks of such layers train, deep ones too, stretch no "
+    "distance, and their margins certify a part of their accuracy",
     paper_figures={},  # the paper's tables are not known to us
     runs=runs,
     verdict=verdict,
