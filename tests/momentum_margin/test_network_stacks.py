@@ -74,9 +74,9 @@ def test_a_stack_of_perceptrons_is_that_many_networks(perceptron):
             torch.testing.assert_close(net(x)[problem, setting], single(x[problem]).flatten())
 
 
-def test_products_lie_by_filter_patch_and_sample(patches):
+def test_products_lie_by_filter_sample_and_patch(patches):
     net, x, _ = patches
-    torch.testing.assert_close(net.products(x)[1, 2, 3, 1, 8], net.weight[1, 2, 3] @ x[1, 8, 1])
+    torch.testing.assert_close(net.products(x)[1, 2, 3, 8, 1], net.weight[1, 2, 3] @ x[1, 8, 1])
 
 
 @pytest.mark.parametrize("make", [lambda: StackedPatchCNN(3, 4, 6), lambda: StackedPerceptron(3, 4, 6)])

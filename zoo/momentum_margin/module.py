@@ -90,7 +90,7 @@ class MarginExperiment(StackedDescent):
         found |= by_margin("train/slope", slopes @ groups.mT.to(slopes.dtype))
         largest, cosine = feature_alignment(self.net.weight, batch.signal.unsqueeze(1))
         found |= {"feature/max": largest.flatten(), "feature/cosine": cosine.flatten()}
-        memorized = noise_memorization(products.transpose(2, 4), batch.signal_patch.unsqueeze(1))
+        memorized = noise_memorization(products.movedim(2, 4), batch.signal_patch.unsqueeze(1))
         return found | by_margin("noise", group_means(memorized, groups), "/")
 
     def held_out(self, batch: Any) -> dict[str, Tensor]:

@@ -84,10 +84,9 @@ class StackedPatchCNN(nn.Module):
         return sum_of_cubes(self.products(x))
 
     def products(self, x: Tensor) -> Tensor:
-        """Inner products of the filters with patches ``(A, N, P, d)``, shape ``(A, S, m, P, N)``."""
-        rows = patch_rows(x)
-        products = self.weight.flatten(1, 2) @ rows.mT
-        return products.unflatten(2, (x.shape[2], x.shape[1])).unflatten(1, self.weight.shape[1:3])
+        """Inner products of the filters with patches ``(A, N, P, d)``, shape ``(A, S, m, N, P)``."""
+        products = self.weight.flatten(1, 2) @ x.flatten(1, 2).mT
+        return products.unflatten(2, x.shape[1:3]).unflatten(1, self.weight.shape[1:3])
 
     def prepare(self, x: Tensor) -> PatchInputs:
         """What :meth:`differentiate` needs of patches ``(A, N, P, d)``."""
@@ -202,8 +201,8 @@ def patch_rows(x: Tensor) -> Tensor:
 
 
 def sum_of_cubes(products: Tensor) -> Tensor:
-    """Logits ``(A, S, N)`` from inner products ``(A, S, m, P, N)``."""
-    return (products * products).mul_(products).sum(dim=(2, 3))
+    """Logits ``(A, S, N)`` from inner products ``(A, S, m, N, P)``."""
+    return (products * products * products).sum(dim=(2, 4))
 
 
 def logistic_slope(logits: Tensor, y: Tensor) -> Tensor:
