@@ -28,7 +28,7 @@ class ForecastCurves(pl.Callback):
     """
 
     def __init__(self, nodes: int | Sequence[int] = 3) -> None:
-        if isinstance(nodes, int) and nodes < 1 or not isinstance(nodes, int) and not nodes:
+        if (nodes if isinstance(nodes, int) else len(nodes)) < 1:
             raise ValueError(f"nodes must be at least 1, or name one, got {nodes}")
         self.nodes = nodes
         self.final_curves: dict[str, tuple[list[int], list[float]]] = {}

@@ -26,7 +26,7 @@ class TemporalGraphWindow(NamedTuple):
         mask: Which nodes count in loss and metrics, boolean ``(N,)``.
         ptr: Where the nodes of each window begin, and N, shape ``(B + 1,)``.
         batch: The window of each node, shape ``(N,)``.
-        snapshot: Which snapshot of a sequence each one is, int64 ``(B, T)``; ``None`` if windows share none.
+        snapshot_id: Which snapshot of a sequence each one is, int64 ``(B, T)``; ``None`` if windows share none.
         time: The step that is forecast, int64 ``(B,)``; ``None`` where nothing is forecast.
     """
 
@@ -38,7 +38,7 @@ class TemporalGraphWindow(NamedTuple):
     mask: Tensor
     ptr: Tensor
     batch: Tensor
-    snapshot: Tensor | None = None
+    snapshot_id: Tensor | None = None
     time: Tensor | None = None
 
 
@@ -98,7 +98,7 @@ def edge_histories(
     values = attr.new_zeros(len(pair) * num_steps, attr.shape[1]).index_add_(0, slot, attr)
     return EdgeHistories(
         torch.stack([pair % num_nodes, pair // num_nodes]),
-        values.view(len(pair), num_steps, -1),
+        values.view(len(pair), num_steps, attr.shape[1]),
         (times > 0).view(len(pair), num_steps),
     )
 
@@ -279,7 +279,7 @@ class SlidingWindows(Dataset[TemporalGraphWindow]):
             mask=self.mask.repeat(num_windows),
             ptr=torch.arange(num_windows + 1) * num_nodes,
             batch=torch.arange(num_windows).repeat_interleave(num_nodes),
-            snapshot=steps,
+            snapshot_id=steps,
             time=index + self.length,
         )
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 
 from zoo.temporal_graph.module import forecast_metrics, log_forecast, masked_mse
 
@@ -67,5 +68,5 @@ class NaiveForecast(LightningModule):
         forecast = self(batch)
         log_forecast(self, self.metrics, part, masked_mse(forecast, batch.y, batch.mask), forecast, batch)
 
-    def configure_optimizers(self) -> None:
-        return None
+    def configure_optimizers(self) -> list[Optimizer]:
+        return []

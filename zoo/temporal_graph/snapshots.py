@@ -33,7 +33,7 @@ def stack_snapshots(window: TemporalWindow, weigh: nn.Module | None, memo: Memo)
     """Put all snapshots side by side, so that one call of a network works on all; those that windows share, once.
 
     Args:
-        window: The windows; ``snapshot`` tells which of their snapshots are the same.
+        window: The windows; ``snapshot_id`` tells which of their snapshots are the same.
         weigh: Makes weights ``(*)`` of edge features ``(*, C)``; the first feature is the weight if ``None``.
         memo: Keeps a graph that stays.
     """
@@ -66,7 +66,7 @@ def distinct_snapshots(window: TemporalWindow) -> tuple[Tensor, Tensor]:
         Both of shape ``(B, T)``.
     """
     windows, steps, device = num_windows(window), window.x.shape[1], window.x.device
-    snapshot = getattr(window, "snapshot", None)
+    snapshot = getattr(window, "snapshot_id", None)
     position = torch.arange(windows * steps, device=device)
     if snapshot is None:
         return torch.ones(windows, steps, dtype=torch.bool, device=device), position.view(steps, windows).t()
@@ -82,7 +82,7 @@ def _stack_of_one_graph(
 ) -> Stack:
     """A graph that stays is not copied for each step: its snapshots are more columns of the same product."""
     num_nodes, num_steps, num_features = window.x.shape
-    if getattr(window, "snapshot", None) is None:
+    if getattr(window, "snapshot_id", None) is None:
         graph = memo.graph(window.edge_index, window.edge_attr, num_nodes, weigh)
         position = torch.arange(num_nodes * num_steps, device=window.x.device).view(num_nodes, num_steps)
         return Stack(window.x, graph, position)

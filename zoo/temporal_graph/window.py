@@ -10,8 +10,8 @@ class TemporalWindow(Protocol):
     """One window of T snapshots, or B of them side by side: anything with these attributes, a PyG ``Data`` too.
 
     ``ptr`` ``(B + 1,)`` and ``batch`` ``(N,)`` say which nodes are whose, as in a PyG ``Batch``; without them there is
-    one window. ``snapshot`` ``(B, T)`` may say which of the windows' snapshots are the same, so that each is worked on
-    once.
+    one window. ``snapshot_id`` ``(B, T)`` may say which of the windows' snapshots are the same, so that each is worked
+    on once.
 
     Attributes:
         x: Node features over time, shape ``(N, T, F)``.
