@@ -30,14 +30,16 @@ class Side(NamedTuple):
     """One of the attacks.
 
     Attributes:
-        action: Attacks the images and returns the perturbed ones.
+        action: Attacks the images.
         seconds: Processor time of each call.
         forwards: Images that went forward in each call.
+        found: The perturbed images of the last call.
     """
 
-    action: Callable[[], Tensor]
+    action: Callable[[], None]
     seconds: list[float]
     forwards: list[int]
+    found: list[Tensor]
 
 
 def network_and_images(number: int) -> tuple[nn.Module, Tensor, Tensor, str]:
@@ -101,16 +103,16 @@ def measured(action: Callable[[], Tensor], net: nn.Module) -> Side:
     """A side that notes its processor time and its forward passes."""
     seconds: list[float] = []
     forwards: list[int] = []
+    found: list[Tensor] = []
 
-    def run() -> Tensor:
+    def run() -> None:
         with counted(net) as sizes:
             begun = time.process_time()
-            x_adv = action()
+            found[:] = [action()]
             seconds.append(time.process_time() - begun)
         forwards.append(sum(sizes))
-        return x_adv
 
-    return Side(run, seconds, forwards)
+    return Side(run, seconds, forwards, found)
 
 
 def compare(title: str, actions: dict[str, Callable[[], Tensor]], net: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -118,7 +120,7 @@ def compare(title: str, actions: dict[str, Callable[[], Tensor]], net: nn.Module
     sides = {name: measured(action, net) for name, action in actions.items()}
     take_turns({name: side.action for name, side in sides.items()}, args.rounds)
     with torch.no_grad():
-        broken = {name: int((net(action()).argmax(1) != y).sum()) for name, action in actions.items()}
+        broken = {name: int((net(side.found[0]).argmax(1) != y).sum()) for name, side in sides.items()}
     first = next(iter(sides))
     base = statistics.median(sides[first].seconds[1:])
     columns = ("", "a call", "of the first", "forward passes an image", "us a forward pass", "broken")
@@ -133,6 +135,24 @@ def compare(title: str, actions: dict[str, Callable[[], Tensor]], net: nn.Module
             f"{1e6 * median / passes:.0f}",
             f"{broken[name]} of {len(x)}",
         )
+    console().print(table)
+
+
+def agreement(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Images that one run of APGD breaks from random starts, ours and that of torchattacks, by seed."""
+    import torchattacks
+
+    options: dict[str, Any] = {"eps": args.eps, "loss": args.loss}
+    table = Table("", "broken, by seed", title=f"one run from {args.seeds} random starts", title_justify="left")
+    ours_broken, theirs_broken = [], []
+    for seed in range(args.seeds):
+        attack = APGD(n_iter=args.steps, start="random", seed=seed, **options)
+        ours_broken.append(int(attack(net, x, y).success.sum()))
+        theirs = torchattacks.APGD(net, steps=args.steps, n_restarts=1, seed=seed, **options)
+        with torch.no_grad():
+            theirs_broken.append(int((net(theirs(x, y)).argmax(1) != y).sum()))
+    for name, broken in (("APGD", ours_broken), ("torchattacks, APGD", theirs_broken)):
+        table.add_row(name, f"{', '.join(map(str, broken))} of {len(x)}")
     console().print(table)
 
 
@@ -158,6 +178,8 @@ def main() -> None:
             several[f"{package}, APGD"] = side(net, x, y, args.restarts)
     compare("one run", single, net, x, y)
     compare(f"{args.restarts} restarts", several, net, x, y)
+    if "torchattacks" not in missing and args.seeds:
+        agreement(net, x, y)
     if missing:
         console().print(f"{' and '.join(missing)} not installed, so left out: {INSTALL}")
 
@@ -169,6 +191,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=positive, default=100)
     parser.add_argument("--steps", type=positive, default=50)
     parser.add_argument("--restarts", type=positive, default=5)
+    parser.add_argument("--seeds", type=int, default=3, help="of the comparison of successes; 0 leaves it out")
     parser.add_argument("--eps", type=float, default=8 / 255)
     parser.add_argument("--loss", choices=("ce", "dlr"), default="ce")
     args = parser.parse_args()

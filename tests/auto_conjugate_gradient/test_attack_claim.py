@@ -67,7 +67,7 @@ def test_numbers_as_measured_reproduce_the_claim(scale):
     verdict = CLAIM.verdict(results(scale))
     assert verdict.reproduced
     assert verdict.figures["CIFAR-10, % broken: ACG"] == [pytest.approx(100 * 497 / 940)]
-    assert verdict.figures["CIFAR-10, Diversity Index: ACG, textbook sign"] == [0.25]
+    assert verdict.figures["CIFAR-10, 100 x Diversity Index: ACG, textbook sign"] == [25]
     assert sum(check.holds is None for check in verdict.checks) == 6
 
 

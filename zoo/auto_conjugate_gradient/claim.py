@@ -64,7 +64,7 @@ def value(results: Results, comparison: str, metric: str) -> float:
 def verdict(results: Results) -> Verdict:
     figures = {
         f"{data}, {title}: {TITLES[name]}": [scale * value(results, where(data, name), f"test/{metric}/{name}")]
-        for title, metric, scale in (("% broken", "success", 100), ("Diversity Index", "diversity_index", 1))
+        for title, metric, scale in (("% broken", "success", 100), ("100 x Diversity Index", "diversity_index", 100))
         for data in ("CIFAR-10", "MNIST")
         for name in TITLES
     }
