@@ -61,7 +61,7 @@ class Anderson:
         self.count += 1
         known = min(self.count, self.history)
         self.values[:, slot], self.residuals[:, slot] = flat, residual
-        row = torch.bmm(self.residuals[:, :known], residual.unsqueeze(2)).squeeze(2).to(self.products.dtype)
+        row = _dots(residual, self.residuals[:, :known]).to(self.products.dtype)
         self.products[:, slot, :known] = row
         self.products[:, :known, slot] = row
         weights = self._weights(self.products[:, :known, :known]).to(z.dtype).unsqueeze(1)
@@ -128,5 +128,10 @@ class Broyden:
         """B x, or its transpose's with the sides exchanged."""
         if not self.known:
             return -x
-        coefficients = torch.bmm(right[:, : self.known], x.unsqueeze(2))
-        return torch.bmm(left[:, : self.known].mT, coefficients).squeeze(2) - x
+        coefficients = _dots(x, right[:, : self.known])
+        return torch.bmm(coefficients.unsqueeze(1), left[:, : self.known]).squeeze(1) - x
+
+
+def _dots(x: Tensor, vectors: Tensor) -> Tensor:
+    """Inner products of a vector ``(n, d)`` with several, ``(n, k, d)``; a row from the left is the fast way."""
+    return torch.bmm(x.unsqueeze(1), vectors.mT).squeeze(1)
