@@ -26,6 +26,12 @@ NULL: Kind = (
     "momentum_margin",
     {"model.lr": 0.1, "model.momentum": NULL_MOMENTA, "data.num_problems": 3, "trainer.max_epochs": 56},
 )
+SETTINGS: list[tuple[Kind, list[float], list[float]]] = [
+    (GD, [1.0], [0.0]),
+    (GDM, [1.0], [0.99]),
+    (SWEEP, LRS, MOMENTA),
+    (NULL, [0.1] * 3, NULL_MOMENTA),
+]
 BOTH = {"model.momentum": [0.0, 0.99]}
 EQUAL: Kind = ("momentum_margin", BOTH | {"data.beta": 0.5})
 QUIET: Kind = ("momentum_margin", BOTH | {"data.noise_norm": 1.0})
@@ -159,13 +165,16 @@ def little_noise(results: Results) -> Check:
 
 
 def law(results: Results) -> Check:
-    """How far the theory's coefficient is from the measured one, where momentum is at least 0.9."""
+    """The coefficient after 500 / lr steps, before small margins have added much to it."""
     evidence = []
-    for (lr, momentum), (coefficients, _) in settings(results).items():
-        if momentum >= 0.9:
-            ratio = float(coefficients.mean()) / reach(lr, momentum)
-            evidence.append(f"{ratio:.2f} (lr {lr:g}, momentum {momentum:g})")
-    return Check("the feature's final coefficient over 2.2 / alpha + overshoot", None, ", ".join(evidence))
+    for kind, lrs, momenta in SETTINGS:
+        steps = chosen(results, *kind).curves("feature/max/0")[0][0]
+        at = int(np.abs(steps - 500 / lrs[0]).argmin())
+        reached = of_replicas(chosen(results, *kind), "feature/max", at)[0].reshape(-1, len(lrs)).mean(axis=0)
+        for lr, momentum, value in zip(lrs, momenta, reached):
+            if momentum >= 0.9:
+                evidence.append(f"{value:.1f} for {reach(lr, momentum):.1f} (lr {lr:g}, momentum {momentum:g})")
+    return Check("the feature's coefficient after 500 / lr steps, and by theory", None, ", ".join(evidence))
 
 
 def reach(lr: float, momentum: float) -> float:
@@ -173,18 +182,11 @@ def reach(lr: float, momentum: float) -> float:
     return LAUNCH / ALPHA + math.sqrt(2 * lr * (1 - SMALL_FRACTION) * math.log(2) / (1 - momentum))
 
 
-def settings(results: Results) -> dict[tuple[float, float], tuple[Values, Values]]:
-    """The feature's coefficient and the accuracy on small margins, of each problem, by lr and momentum."""
-    kinds: list[tuple[Kind, list[float], list[float]]] = [
-        (GD, [1.0], [0.0]),
-        (GDM, [1.0], [0.99]),
-        (SWEEP, LRS, MOMENTA),
-        (NULL, [0.1] * len(NULL_MOMENTA), NULL_MOMENTA),
-    ]
+def accuracies(results: Results) -> dict[tuple[float, float], Values]:
+    """Accuracy on small margins in each problem, by lr and momentum."""
     found = {}
-    for kind, lrs, momenta in kinds:
-        measured = (last(results, kind, name, len(lrs)).T for name in ("feature/max", "test/acc_small"))
-        found |= dict(zip(zip(lrs, momenta), zip(*measured)))
+    for kind, lrs, momenta in SETTINGS:
+        found |= dict(zip(zip(lrs, momenta), last(results, kind, "test/acc_small", len(lrs)).T))
     return found
 
 
@@ -192,15 +194,13 @@ def cifar(results: Results) -> list[Check]:
     """Test errors with the step size that the validation prefers."""
     checks = []
     for batch in BATCHES:
-        accuracies = []
+        tested = []
         for momentum in CIFAR_MOMENTA:
             trained = [chosen(results, "momentum_resnet", resnet(batch, lr, momentum)) for lr in CIFAR_LRS]
             best = max(trained, key=lambda one: float(one.metric("val/acc").mean()))
-            accuracies.append(100 * float(best.metric("test/acc").mean()))
-        evidence = "{:.2f} % without, {:.2f} % with".format(*accuracies)
-        checks.append(
-            Check(f"CIFAR-10, batch {batch}: momentum 0.9 is better", accuracies[1] > accuracies[0], evidence)
-        )
+            tested.append(100 * float(best.metric("test/acc").mean()))
+        evidence = "{:.2f} % without, {:.2f} % with".format(*tested)
+        checks.append(Check(f"CIFAR-10, batch {batch}: momentum 0.9 is better", tested[1] > tested[0], evidence))
     return checks
 
 
@@ -256,8 +256,8 @@ def draw_replicas(results: Results, kind: Kind, name: str, axes: "Axes", style: 
 
 
 def draw_settings(results: Results, axes: "Axes") -> None:
-    """Accuracy on small margins over lr / (1 - momentum), the only thing that matters."""
-    for (lr, momentum), (_, accuracy) in settings(results).items():
+    """Accuracy on small margins over lr / (1 - momentum)."""
+    for (lr, momentum), accuracy in accuracies(results).items():
         ratio = np.full(len(accuracy), lr / (1 - momentum))
         mark = {0.1: "^", 1.0: "o"}.get(lr, "s")
         axes.plot(ratio, accuracy, mark, color="C0" if momentum == 0 else "C1", alpha=0.5)
