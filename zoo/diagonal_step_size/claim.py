@@ -106,7 +106,7 @@ def verdict(results: Results) -> Verdict:
     wide, centred = sweep(results), sweep(results, overrides=CENTRED)
     everything = [wide, centred, sweep(results, CRITICAL)]
     everything += [sweep(results, overrides=overrides) for overrides in (NOISY, LARGE_START, SMALL_MEAN)]
-    figures = {}
+    figures: dict[str, Values] = {}
     for name, one in {"mean 5": wide, "centred": centred}.items():
         figures |= {f"{name}: {lr} η₀": 100 * one.ratio(lr) for lr in (0.5, 1.5)}
         figures |= {f"{name}: minimum l2": 100 * one.reference("min_l2") / one.flow()}
@@ -267,7 +267,7 @@ def figure(results: Results) -> "Figure":
 
     rows = 2 if results.scale == "full" else 1
     drawing = Figure(figsize=(13, 4 + 4 * rows), layout="constrained")
-    top, *rest = np.atleast_1d(drawing.subfigures(rows, 1, height_ratios=[2, 1][:rows]))
+    top, *rest = drawing.subfigures(rows, 1, squeeze=False, height_ratios=[2, 1][:rows])[:, 0]
     (errors, around), (losses, ratios) = top.subplots(2, 2)
     draw_errors(results, errors)
     draw_critical(results, around)
@@ -357,7 +357,7 @@ def draw_map(one: Sweep, mean: float, axes: "Axes") -> None:
     axes.set(yscale="log", xlabel="step size / η₀", ylabel="scale", xlim=(min(one.lr), max(one.lr)))
     axes.set_title(f"mean {mean:g}: log₁₀ of error / flow's", fontsize="medium")
     axes.legend(frameon=False, fontsize="small")
-    axes.figure.colorbar(image, ax=axes)  # type: ignore[union-attr]
+    axes.figure.colorbar(image, ax=axes)
 
 
 CLAIM = Claim(
