@@ -23,6 +23,19 @@ def test_pairs_are_as_sorted_by_the_general_way():
     assert MaxMin()(x).equal(general)
 
 
+def test_gradients_go_with_the_channels_also_where_these_are_equal():
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(MaxMin(), x)
+    assert torch.autograd.gradgradcheck(lambda x: MaxMin()(x) ** 3, x)
+    tied, gradient = torch.zeros(1, 4, requires_grad=True), torch.randn(1, 4)
+    assert torch.autograd.grad(MaxMin()(tied), tied, gradient)[0].equal(gradient)
+    v = torch.randn_like(x)
+    y, along = torch.func.jvp(MaxMin(), (x,), (v,))
+    torch.testing.assert_close(along, (MaxMin()(x + 1e-6 * v) - y) / 1e-6, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.func.vmap(MaxMin())(x[:, None])[:, 0], y)
+
+
 def test_it_is_1_lipschitz():
     x, y = torch.randn(2, 100, 8)
     sort = GroupSort(4)

@@ -8,16 +8,16 @@ prediction certifies it against every perturbation up to a radius.
 
 from zoo.paraunitary_conv.activation import GroupSort, MaxMin
 from zoo.paraunitary_conv.certificate import CertifiedAccuracy, CertifiedRadius, certified_radius
+from zoo.paraunitary_conv.circular import CircularConv2d
 from zoo.paraunitary_conv.experiment import LayerExperiment
 from zoo.paraunitary_conv.factor import paraunitary_kernel, paraunitary_kernel_1d, polyphase_to_strided
 from zoo.paraunitary_conv.layer import (
-    CircularConv2d,
     OrthogonalConv1d,
     OrthogonalConv2d,
     OrthogonalConvTranspose1d,
     OrthogonalConvTranspose2d,
-    OrthogonalLinear,
 )
+from zoo.paraunitary_conv.linear import OrthogonalLinear
 from zoo.paraunitary_conv.loss import LipschitzMarginLoss
 from zoo.paraunitary_conv.module import LipschitzClassifier
 from zoo.paraunitary_conv.network import LipConvNet

@@ -1,5 +1,7 @@
 """Activations that only permute: 1-Lipschitz, and they keep the norm of gradients."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,8 +36,8 @@ class GroupSort(nn.Module):
         if x.shape[1] % self.group_size:
             raise ValueError(f"channels must be a multiple of group_size {self.group_size}, got {x.shape[1]}")
         if self.group_size == 2:
-            a, b = x.chunk(2, dim=1)
-            return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], dim=1)
+            a, b = x.detach().chunk(2, dim=1)
+            return _Exchange.apply(x, a < b)
         return x.unflatten(1, (self.group_size, -1)).sort(dim=1, descending=True).values.flatten(1, 2)
 
     def extra_repr(self) -> str:
@@ -55,3 +57,27 @@ class MaxMin(GroupSort):
 
     def __init__(self) -> None:
         super().__init__(group_size=2)
+
+
+class _Exchange(torch.autograd.Function):
+    """Exchanges channels i and i + C / 2 where a mask says so, which is its own adjoint: no gradient is ever split."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        return torch.cat([torch.where(mask, b, a), torch.where(mask, a, b)], dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Exchange.apply(gradient, *ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _Exchange.apply(tangent, *ctx.saved_tensors)

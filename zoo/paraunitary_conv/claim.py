@@ -33,6 +33,7 @@ SMALL = {
 }
 DEPTHS = {"small": (5, 15), "full": (5, 10, 15, 20, 30, 40)}
 PLAIN = "plain, depth 5"
+FIGURES = {"clean": "acc", "attacked, 36/255": "adversarial_acc", "certified, 36/255": "certified_36"}
 
 
 def networks(scale: str) -> dict[str, Kind]:
@@ -53,13 +54,11 @@ def runs(scale: str) -> list[Run]:
 
 def verdict(results: Results) -> Verdict:
     found = {name: chosen(results, *kind) for name, kind in networks(results.scale).items()}
-    figures = {}
-    for title, metric in {
-        "clean": "acc",
-        "attacked, 36/255": "adversarial_acc",
-        "certified, 36/255": "certified_36",
-    }.items():
-        figures |= {f"{title}: {name}": 100 * one.metric(f"test/{metric}") for name, one in found.items()}
+    figures = {
+        f"{title}: {name}": 100 * one.metric(f"test/{metric}")
+        for title, metric in FIGURES.items()
+        for name, one in found.items()
+    }
     orthogonal = {name: one for name, one in found.items() if name != PLAIN}
     checks = [check for precision in LAYERS for check in layers(results, precision)]
     checks += [stays_orthogonal(orthogonal), never_stretches(orthogonal)]

@@ -1,4 +1,4 @@
-"""Layers that keep the norm: convolutions, transposed ones, a linear layer; and a plain one beside them."""
+"""Convolutions that keep the norm, and transposed ones."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zoo.paraunitary_conv.cached_weight import CachedWeight
 from zoo.paraunitary_conv.orthogonal import Chart
 from zoo.paraunitary_conv.padding import circular_fold, circular_pad
 from zoo.paraunitary_conv.parametrization import Init, SeparableParaunitary
@@ -22,59 +23,7 @@ CIRCULAR_PAD: dict[int, Any] = {1: nn.CircularPad1d, 2: nn.CircularPad2d}
 ZERO_PAD: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d}
 
 
-class _Constrained(nn.Module):
-    """A module with a parametrized ``weight``, which is computed once and kept while nothing changes it."""
-
-    weight: Tensor
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._kept: tuple[list[tuple[Tensor, int]], Tensor] | None = None
-
-    def current_weight(self) -> Tensor:
-        """The weight; in evaluation, where no gradient is asked of it, computed once for as long as it holds.
-
-        It is computed anew after an optimizer step or any other change in place, ``load_state_dict``, ``to`` and
-        ``train`` or ``eval``; only what is written through a parameter's ``.data`` in evaluation goes unseen.
-        """
-        sources = self._sources()
-        if sources is None:
-            return self.weight
-        if self._kept is None or not _unchanged(self._kept[0], sources):
-            with torch.inference_mode(False), torch.no_grad():  # an inference tensor would be of no use to attacks
-                self._kept = ([(tensor, tensor._version) for tensor in sources], self.weight)
-        return self._kept[1]
-
-    def _sources(self) -> list[Tensor] | None:
-        """What the weight is made of; ``None`` where it must not be kept."""
-        if self.training or torch.compiler.is_compiling() or not parametrize.is_parametrized(self, "weight"):
-            return None
-        made_of: Any = self.parametrizations["weight"]  # type: ignore[index]
-        parameters = list(made_of.parameters())
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-            return None
-        originals = [getattr(made_of, f"original{i}") for i in range(made_of.ntensors)]
-        tensors = [*originals, *made_of.buffers()]
-        # torch.func calls with tensors that are no parameters, and inference tensors do not count their changes
-        swapped = any(not isinstance(tensor, nn.Parameter) for tensor in originals)
-        return None if swapped or any(tensor.is_inference() for tensor in tensors) else tensors
-
-    def train(self, mode: bool = True) -> "_Constrained":
-        self._kept = None
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "_Constrained":
-        self._kept = None
-        return super()._apply(*args, **kwargs)
-
-
-def _unchanged(kept: list[tuple[Tensor, int]], sources: list[Tensor]) -> bool:
-    return len(kept) == len(sources) and all(
-        tensor is source and version == source._version for (tensor, version), source in zip(kept, sources)
-    )
-
-
-class _OrthogonalConv(_Constrained):
+class _OrthogonalConv(CachedWeight):
     """What the convolutions share, whatever the number of axes; transposed ones swap the two directions."""
 
     num_axes: int
@@ -385,84 +334,3 @@ class OrthogonalConvTranspose1d(_OrthogonalConv):
 
     num_axes = 1
     transposed = True
-
-
-class OrthogonalLinear(_Constrained, nn.Linear):
-    """A linear layer whose weight has orthonormal rows, or orthonormal columns if it has more rows than columns.
-
-    Args:
-        in_features: Size of the input.
-        out_features: Size of the output.
-        bias: Whether a bias is added.
-        parametrization: ``"cayley"`` or ``"exp"``.
-        init: ``"uniform"``, ``"permutation"``, ``"identity"``, ``"reverse"`` or ``"torus"``.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    Source:
-        Trockman and Kolter, ICLR 2021, for the Cayley transform; used as the last layers by Su, Byeon, Huang.
-
-    Example:
-        >>> weight = OrthogonalLinear(5, 3).weight
-        >>> torch.allclose(weight @ weight.mT, torch.eye(3), atol=1e-6)
-        True
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        parametrization: Chart = "cayley",
-        init: Init = "uniform",
-    ) -> None:
-        super().__init__(in_features, out_features, bias)
-        if bias:
-            nn.init.zeros_(self.bias)
-        factors = SeparableParaunitary(out_features, in_features, (), parametrization=parametrization, init=init)
-        parametrize.register_parametrization(self, "weight", factors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` times the transposed weight, shape ``(*, out_features)``."""
-        return F.linear(x, self.current_weight(), self.bias)
-
-    def singular_values(self) -> Tensor:
-        """All singular values, in descending order; they are 1 up to rounding."""
-        return torch.linalg.svdvals(self.current_weight())
-
-
-class CircularConv2d(nn.Conv2d):
-    """A plain convolution with circular boundaries, for comparison with :class:`OrthogonalConv2d`.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Of both axes.
-        stride: Of both axes; ``kernel_size - stride`` is even.
-        bias: Whether a bias is added.
-
-    Raises:
-        ValueError: If the padding of two sides would differ.
-
-    Example:
-        >>> conv = CircularConv2d(4, 16, kernel_size=6, stride=2)
-        >>> conv(torch.randn(1, 4, 8, 8)).shape, conv.singular_values(8).shape
-        (torch.Size([1, 16, 4, 4]), torch.Size([256]))
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True
-    ) -> None:
-        if (kernel_size - stride) % 2:
-            raise ValueError(f"kernel_size - stride must be even, got {kernel_size} and {stride}")
-        padding = (kernel_size - stride) // 2
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, padding_mode="circular")
-
-    def singular_values(self, input_size: int | Sequence[int]) -> Tensor:
-        """All singular values of the layer as a linear map, in descending order.
-
-        Args:
-            input_size: Length of each axis of the input, or one for both.
-        """
-        return conv_singular_values(self.weight, per_axis("input_size", input_size, 2), self.stride)

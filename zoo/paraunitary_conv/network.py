@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from zoo.backbones.backbone import Backbone
 from zoo.paraunitary_conv.activation import MaxMin
-from zoo.paraunitary_conv.layer import CircularConv2d, OrthogonalConv2d, OrthogonalLinear
+from zoo.paraunitary_conv.circular import CircularConv2d
+from zoo.paraunitary_conv.layer import OrthogonalConv2d
+from zoo.paraunitary_conv.linear import OrthogonalLinear
 from zoo.paraunitary_conv.orthogonal import Chart
 from zoo.paraunitary_conv.parametrization import Init
 
