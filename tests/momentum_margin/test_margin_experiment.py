@@ -162,6 +162,14 @@ def test_the_history_has_every_replica_and_tells_means_of_each_setting():
     assert history(fit(experiment(), samples, max_epochs=1)).final_metrics == {}
 
 
+def test_mixed_precision_changes_nothing():
+    modules = experiment(momentum=0.9), experiment(momentum=0.9)
+    for module, precision in zip(modules, ("32-true", "bf16-mixed")):
+        fit(module, data(), max_epochs=5, precision=precision)
+    assert torch.equal(modules[0].net.weight, modules[1].net.weight)
+    assert all(torch.equal(value, modules[1].found[name]) for name, value in modules[0].found.items())
+
+
 def test_divergence_is_an_error_with_step_and_rate_and_nothing_is_logged():
     module = experiment(lr=[0.1, 1e12], growth=1.0)
     with pytest.raises(DivergenceError, match=r"problem \d diverged after \d steps with lr 1e\+12, momentum 0"):

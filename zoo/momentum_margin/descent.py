@@ -106,21 +106,28 @@ class StackedDescent(Simulation):
         )
         return EMAMomentumSGD(self.net.parameters(), lr, momentum, nesterov=self.nesterov)
 
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        with self._full_precision():
+            super().training_step(batch, batch_idx)
+
+    def _full_precision(self) -> torch.autocast:
+        """Mixed precision would round cubes; the parameters' own precision decides."""
+        return torch.autocast(self.device.type, enabled=False)
+
     @torch.no_grad()
     def advance(self, batch: Any, first_step: int, num_steps: int) -> None:
         check_labels(batch.y)
         counting = self.optimizers()
         weights = group_weights(self.groups(batch))
-        with torch.autocast(self.device.type, enabled=False):
-            inputs: Any = self.net.prepare(batch.x)
-            for i in range(num_steps):
-                logits = self.net.differentiate(inputs, batch.y)
-                self.num_finite += logits.sum(dim=-1).isfinite()
-                if self.stop_loss is not None:
-                    losses = logistic_losses(logits, batch.y) @ weights
-                    self.running &= (losses >= self.stop_loss).any(dim=-1)
-                # One step goes through Lightning's wrapper, which counts it and is slow.
-                self._step(counting if i + 1 == num_steps else counting.optimizer)  # type: ignore[union-attr]
+        inputs: Any = self.net.prepare(batch.x)
+        for i in range(num_steps):
+            logits = self.net.differentiate(inputs, batch.y)
+            self.num_finite += logits.sum(dim=-1).isfinite()
+            if self.stop_loss is not None:
+                losses = logistic_losses(logits, batch.y) @ weights
+                self.running &= (losses >= self.stop_loss).any(dim=-1)
+            # One step goes through Lightning's wrapper, which counts it and is slow.
+            self._step(counting if i + 1 == num_steps else counting.optimizer)  # type: ignore[union-attr]
 
     def _step(self, optimizer: Any) -> None:
         """Move the replicas that are still running."""
@@ -137,7 +144,7 @@ class StackedDescent(Simulation):
         Raises:
             DivergenceError: If one of a replica is not finite.
         """
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad():
             logits = self.net(batch.x)
         self.check(logits)
         return logits
@@ -175,7 +182,8 @@ class StackedDescent(Simulation):
         self._log_held_out(batch)
 
     def _log_held_out(self, batch: Any) -> dict[str, Tensor]:
-        found = self.held_out(batch)
+        with self._full_precision():
+            found = self.held_out(batch)
         self.log_dict({name: value.mean() for name, value in found.items()}, on_epoch=True, batch_size=1)
         return found
 
