@@ -9,7 +9,7 @@ from zoo.efld.noise import GaussianNoise, QuantizedNoise, SignNoise
 
 
 def triple(dim, seed=0, diameter=1.0):
-    return random_triples(7, dim, diameter, torch.Generator().manual_seed(seed))
+    return random_triples(7, dim, diameter, 0.5, torch.Generator().manual_seed(seed))
 
 
 def test_the_gaussian_divergence_is_the_closed_form():
@@ -55,7 +55,7 @@ def test_small_differences_keep_their_digits():
 @pytest.mark.parametrize("dim", [1, 2, 10, 1000])
 @pytest.mark.parametrize("noise", [GaussianNoise(), SignNoise()], ids=["gaussian", "sign"])
 def test_the_ratio_of_theorem_one_stays_below_the_constants(dim, noise):
-    ratio = divergence_ratio(random_triples(2000, dim, 8**-0.5, torch.Generator().manual_seed(dim)), noise)
+    ratio = divergence_ratio(random_triples(2000, dim, 8**-0.5, 1.0, torch.Generator().manual_seed(dim)), noise)
     assert ratio.max() <= 5  # the theorem
     assert ratio.max() <= noise.divergence_constant
     assert ratio.max() <= 9 / 8 * math.exp(1 / 8)  # proved for the Gaussian, and seen for signs
@@ -75,6 +75,12 @@ def test_random_points_lie_in_the_ball():
     assert 0.1 < points.norm(dim=-1).mean() < 0.15
 
 
+def test_balls_may_lie_anywhere():
+    points = torch.stack(random_triples(4000, 3, diameter=0.01, center_std=2.0))
+    assert (points[0] - points[1]).norm(dim=-1).max() <= 0.01
+    torch.testing.assert_close(points[0].std(0), torch.full((3,), 2.0, dtype=torch.float64), rtol=0.1, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +88,7 @@ def test_random_points_lie_in_the_ball():
         ((1, 0, 1.0), "dim must be at least 1, got 0"),
         ((1, 1, 0.0), "diameter must be > 0 and finite, got 0.0"),
         ((1, 1, math.nan), "diameter must be > 0 and finite, got nan"),
+        ((1, 1, 1.0, -1.0), "center_std must be >= 0 and finite, got -1.0"),
     ],
 )
 def test_wrong_numbers_are_refused(arguments, message):

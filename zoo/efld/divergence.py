@@ -67,13 +67,16 @@ def lecam_style_divergence(reference: Tensor, one: Tensor, other: Tensor, noise:
     return mixed.exp() * excess
 
 
-def random_triples(num_triples: int, dim: int, diameter: float, generator: torch.Generator | None = None) -> Triple:
-    """Points in a ball about the origin, each of random direction and of uniform distance from its centre.
+def random_triples(
+    num_triples: int, dim: int, diameter: float, center_std: float = 0.0, generator: torch.Generator | None = None
+) -> Triple:
+    """Points in balls, each of random direction and of uniform distance from the centre.
 
     Args:
         num_triples: How many, N.
         dim: Dimension d.
-        diameter: Of the ball, > 0.
+        diameter: Of the balls, > 0.
+        center_std: Standard deviation of the components of a ball's centre, >= 0; 0 puts all at the origin.
         generator: Source of randomness, on the CPU; the global one if ``None``.
 
     Returns:
@@ -92,9 +95,12 @@ def random_triples(num_triples: int, dim: int, diameter: float, generator: torch
             raise ValueError(f"{name} must be at least 1, got {number}")
     if not 0 < diameter < math.inf:
         raise ValueError(f"diameter must be > 0 and finite, got {diameter}")
+    if not 0 <= center_std < math.inf:
+        raise ValueError(f"center_std must be >= 0 and finite, got {center_std}")
     points = torch.randn(3, num_triples, dim, dtype=torch.float64, generator=generator)
     radii = torch.rand(3, num_triples, 1, dtype=torch.float64, generator=generator) * (diameter / 2)
-    return Triple(*(points * (radii / points.norm(dim=-1, keepdim=True))))
+    centers = center_std * torch.randn(num_triples, dim, dtype=torch.float64, generator=generator)
+    return Triple(*(centers + points * (radii / points.norm(dim=-1, keepdim=True))))
 
 
 def divergence_ratio(triple: Triple, noise: ExponentialFamilyNoise) -> Tensor:

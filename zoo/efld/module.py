@@ -74,9 +74,9 @@ FAMILIES: dict[str, ExponentialFamilyNoise] = {
 class DivergenceSearch(Simulation):
     r"""Looks for the largest ratio of the divergence to the squared distance, which theorem 1 says is at most 5 c2.
 
-    A step draws triples in a ball of the theorem's diameter, :math:`1 / \sqrt{8 c_2}`. Logs ``ratio/gaussian``,
-    ``ratio/sign`` and ``ratio/quantized`` (five levels from -1 to 1), means over the dimensions of the largest ratios
-    so far; every dimension is a replica.
+    A step draws triples in balls of the theorem's diameter, :math:`1 / \sqrt{8 c_2}`, about random centres. Logs
+    ``ratio/gaussian``, ``ratio/sign`` and ``ratio/quantized`` (five levels from -1 to 1), means over the dimensions of
+    the largest ratios so far; every dimension is a replica.
 
     Args:
         dims: Dimensions, at least 1.
@@ -110,7 +110,7 @@ class DivergenceSearch(Simulation):
             diameter = (8 * noise.smoothness) ** -0.5
             for i, dim in enumerate(self.hparams["dims"]):
                 for _ in range(num_steps):
-                    triple = random_triples(self.hparams["num_triples"], dim, diameter)
+                    triple = random_triples(self.hparams["num_triples"], dim, diameter, center_std=1.0)
                     largest = divergence_ratio(triple, noise).amax()
                     found = self.get_buffer(name)
                     found[i] = torch.maximum(found[i], largest)
