@@ -28,7 +28,7 @@ def plain_loop(net: CubicPatchCNN, x: Tensor, y: Tensor, lr: float, momentum: fl
 
 
 class PlainModule(pl.LightningModule):
-    """The same as an ordinary LightningModule: an epoch is one batch, a batch is one step.
+    """The same as an ordinary LightningModule: a batch is one step, and its loss is logged.
 
     Args:
         net: The network.
@@ -36,7 +36,7 @@ class PlainModule(pl.LightningModule):
         y: Labels, -1 or 1, ``(N,)``.
         lr: Step size in the averaged form.
         momentum: In [0, 1).
-        steps_per_epoch: The batch is given so many times an epoch, which spares the ends of epochs.
+        steps_per_epoch: How often an epoch has the one batch; 1 is usual, more spares the ends of epochs.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class PlainModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        return F.softplus(-y * self.net(x)).mean()
+        loss = F.softplus(-y * self.net(x)).mean()
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), heavy_ball_lr(self.lr, self.momentum), self.momentum)
