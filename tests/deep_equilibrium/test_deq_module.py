@@ -176,16 +176,16 @@ def test_the_experiment_measures_the_length_and_the_exact_residual_of_orthogonal
     simulate(module, tmp_path)
     found = module.found
     expected = torch.tensor([length_map("orthogonal", sigma_w) for sigma_w in (0.3, 0.6)], dtype=torch.float64)
-    torch.testing.assert_close(found["length_map"], expected, rtol=0.05, atol=0)
-    torch.testing.assert_close(found["residual"], torch.tensor([0.3, 0.6], dtype=torch.float64) ** 12)
+    torch.testing.assert_close(found["matrix/length_map"], expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(found["iteration/residual"], torch.tensor([0.3, 0.6], dtype=torch.float64) ** 12)
 
 
 def test_iteration_of_the_goe_leaves_the_residual_of_the_catalan_numbers():
-    module = experiment(family="goe", sigma_w=[1.0], width=128)
+    module = experiment(family="goe", sigma_w=[1.0], width=192, num_draws=30)
     module.on_fit_start()
     for k in range(6):
         catalan = math.comb(2 * k, k) / (k + 1) / 4**k
-        assert module.measures(None)["residual"].item() == pytest.approx(catalan, rel=0.05)
+        assert module.measures(None)["iteration/residual"].item() == pytest.approx(catalan, rel=0.05)
         module.advance(None, k, 1)
 
 

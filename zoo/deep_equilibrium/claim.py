@@ -16,7 +16,7 @@ COLORS = {"iid": "C3", "orthogonal": "C0", "goe": "C2"}
 
 # Training: scales and replicas of each, by activation; they train side by side in one run.
 SMALL = {
-    "linear": ([0.7, 0.8, 0.9, 0.95, 1.0, 1.05], 5),
+    "linear": ([0.7, 0.9, 0.95, 1.0, 1.1, 1.2], 5),
     "relu": ([1.0, 1.2, 1.4, 1.5], 8),
     "tanh": ([1.0, 1.5, 2.0, 2.5], 5),
 }
@@ -25,7 +25,7 @@ FULL = dict.fromkeys(("linear", "relu", "tanh", "hardtanh"), (GRID, 10))
 LONG = {"model.width": 1024, "trainer.max_epochs": 10, "trainer.limit_train_batches": 1.0, "data.test_fraction": 1.0}
 
 # Theory.
-WIDTH, MATRICES = 256, 40
+WIDTH = 256
 MODERATE = [0.3, 0.5, 0.7, 0.8]
 THEORY_SCALES = [*MODERATE, 0.9, 0.95]
 LENGTH_ERROR, MOMENT_ERROR, RATIO_ERROR = 0.05, 0.09, 0.1
@@ -182,14 +182,14 @@ def moments(results: Results) -> list[Check]:
     sigma = np.array(MODERATE)
     count = len(MODERATE)
     lengths = {
-        family: np.abs(measured(results, "length_map", family)[:count] / length_map(family, sigma) - 1)
+        family: np.abs(measured(results, "matrix/length_map", family)[:count] / length_map(family, sigma) - 1)
         for family in RECIPES
     }
-    seconds = {family: measured(results, "second_moment", family)[:count] for family in RECIPES}
+    seconds = {family: measured(results, "matrix/second_moment", family)[:count] for family in RECIPES}
     errors = {family: np.abs(values / second_moment(family, sigma) - 1) for family, values in seconds.items()}
     ratio = seconds["iid"] / seconds["orthogonal"] * (1 - sigma**2) * (1 + sigma**2)
-    spread = {family: measured(results, "fluctuation", family) for family in RECIPES}
-    residual = {family: measured(results, "residual", family)[-1] / 0.95**80 for family in RECIPES}
+    spread = {family: measured(results, "matrix/fluctuation", family) for family in RECIPES}
+    residual = {family: measured(results, "iteration/residual", family)[-1] / 0.95**80 for family in RECIPES}
     return [
         Check(
             f"the length map is that of the theory within 5 % for sigma_w of 0.3 to 0.8 (N = {WIDTH})",
@@ -228,8 +228,8 @@ def figure(results: Results) -> "Figure":
 
     drawing = Figure(figsize=(14, 8), layout="constrained")
     top, bottom = drawing.subplots(2, 3)
-    draw_theory(results, top[0], "length_map", length_map, "|z|² / |u|²", "Length of the state (lines: theory)")
-    draw_theory(results, top[1], "fluctuation", fluctuation, "relative deviation", "Its spread over inputs")
+    draw_theory(results, top[0], "matrix/length_map", length_map, "|z|² / |u|²", "Length of the state (lines: theory)")
+    draw_theory(results, top[1], "matrix/fluctuation", fluctuation, "relative deviation", "Its spread over inputs")
     draw_accuracy(results, top[2], "linear", by_variance=True)
     for axes, (activation, edge) in zip(bottom, {"linear": 1.0, "relu": 2**0.5, "tanh": None}.items()):
         draw_accuracy(results, axes, activation, edge)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.deep_equilibrium.initialisation import Family, Normalization, deq_init_
+from zoo.deep_equilibrium.initialisation import Family, Normalization, check_family, deq_init_
 from zoo.simulation import Simulation, no_data
 
 
@@ -16,12 +16,12 @@ class LengthMapExperiment(Simulation):
     A replica is a scale; all scales share the matrices, which are only multiplied by it. A step is one iteration of
     :math:`z \leftarrow W z + u` from 0, whose residual after k steps is :math:`W^k u`. Over the matrices it measures
 
-    - ``length_map``: median of :math:`\tfrac1N \operatorname{tr} M^\top M`, with :math:`M = (I - W)^{-1}`;
-    - ``second_moment``: median of :math:`\tfrac1N \operatorname{tr} (M^\top M)^2`;
-    - ``fluctuation``: median of the relative standard deviation of :math:`|M u|^2` over random u;
-    - ``residual``: mean of :math:`|W^k u|^2 / |u|^2`.
+    - ``matrix/length_map``: median of :math:`\tfrac1N \operatorname{tr} M^\top M`, with :math:`M = (I - W)^{-1}`;
+    - ``matrix/second_moment``: median of :math:`\tfrac1N \operatorname{tr} (M^\top M)^2`;
+    - ``matrix/fluctuation``: median of the relative standard deviation of :math:`|M u|^2` over random u;
+    - ``iteration/residual``: mean of :math:`|W^k u|^2 / |u|^2`.
 
-    The first three do not change with the steps. All is in float64.
+    The first three do not change with the steps. All is in float64. Checkpoints keep the seed of the matrices.
 
     Args:
         family: Of the matrices; see :func:`~zoo.deep_equilibrium.deq_init_`.
@@ -39,6 +39,7 @@ class LengthMapExperiment(Simulation):
         Derived for this room; see :mod:`zoo.deep_equilibrium.theory`.
     """
 
+    seed: Tensor
     weight: Tensor
     inputs: Tensor
     residual: Tensor
@@ -52,7 +53,7 @@ class LengthMapExperiment(Simulation):
         sigma_w: Sequence[float] = (0.3, 0.5, 0.7, 0.8),
         normalization: Normalization = "spectral",
         width: int = 256,
-        num_draws: int = 40,
+        num_draws: int = 200,
         num_inputs: int = 64,
         steps_per_epoch: int = 10,
     ) -> None:
@@ -68,19 +69,28 @@ class LengthMapExperiment(Simulation):
                 raise ValueError(f"{argument} must be at least {lowest}, got {value}")
         if any(not sigma >= 0 for sigma in sigma_w):
             raise ValueError(f"sigma_w must be >= 0, got {sigma_w}")
-        weight = deq_init_(torch.empty(num_draws, width, width, dtype=torch.float64), family, 1.0, normalization)
-        inputs = torch.randn(num_draws, width, num_inputs, dtype=torch.float64)
-        self.register_buffer("weight", weight)
-        self.register_buffer("inputs", inputs / inputs.norm(dim=1, keepdim=True))
-        self.register_buffer("residual", self.inputs.clone())  # W^k u at scale 1
+        check_family(family, normalization)
+        self.register_buffer("seed", torch.randint(2**62, ()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
         self.register_buffer("scales", torch.tensor(list(sigma_w), dtype=torch.float64))
+        self.register_buffer("residual", torch.empty(num_draws, width, num_inputs, dtype=torch.float64))
+        self.register_buffer("inputs", torch.empty_like(self.residual), persistent=False)
+        self.register_buffer("weight", torch.empty(num_draws, width, width, dtype=torch.float64), persistent=False)
 
     def train_dataloader(self) -> DataLoader:
         return no_data()
 
     def on_fit_start(self) -> None:
-        """Measure what the steps do not change."""
+        """Draw the matrices, and measure what the steps do not change."""
+        hparams, generator = self.hparams, torch.Generator().manual_seed(int(self.seed))
+        drawn = deq_init_(
+            torch.empty_like(self.weight, device="cpu"), hparams.family, 1.0, hparams.normalization, generator
+        )
+        inputs = torch.randn(self.inputs.shape, dtype=torch.float64, generator=generator)
+        self.weight.copy_(drawn)
+        self.inputs.copy_(inputs / inputs.norm(dim=1, keepdim=True))
+        if self.steps == 0:
+            self.residual.copy_(self.inputs)  # W^k u at scale 1
         self.constants = torch.stack([self._of_scale(scale) for scale in self.scales])
 
     def advance(self, batch: Tensor, first_step: int, num_steps: int) -> None:
@@ -90,8 +100,8 @@ class LengthMapExperiment(Simulation):
 
     def measures(self, batch: Tensor) -> dict[str, Tensor]:
         residual = self.scales ** (2 * self.steps) * self.residual.square().sum(1).mean()
-        names = ("length_map", "second_moment", "fluctuation")
-        return dict(zip(names, self.constants.unbind(1))) | {"residual": residual}
+        names = ("matrix/length_map", "matrix/second_moment", "matrix/fluctuation")
+        return dict(zip(names, self.constants.unbind(1))) | {"iteration/residual": residual}
 
     def _of_scale(self, scale: Tensor) -> Tensor:
         """Medians over the draws: length map, second moment, fluctuation."""
