@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 class WindowCostMonitor(pl.Callback):
@@ -106,13 +107,24 @@ def _count_saved(monitor: WindowCostMonitor) -> torch.autograd.graph.saved_tenso
     seen: dict[int, Tensor] = {}  # keeps what it has seen, so that no address comes again
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen[storage.data_ptr()] = tensor.detach()
-            monitor.saved_bytes += storage.nbytes()
+        for part in _parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen[storage.data_ptr()] = part.detach()
+                monitor.saved_bytes += storage.nbytes()
         return tensor
 
     return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold the memory: those inside a wrapper such as PyG's ``EdgeIndex``, or the tensor itself."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [part for name in names for part in _parts(getattr(tensor, name))]
+    if tensor.layout == torch.sparse_csr:
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor]
 
 
 def _synchronise(device: torch.device) -> None:

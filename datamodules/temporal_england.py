@@ -23,7 +23,7 @@ NUM_REGIONS, NUM_DAYS = 129, 61
 
 
 class EnglandCovidDataModule(ForecastDataModule):
-    """New cases on the next day in 129 regions of England, 3 March to 2 May 2020.
+    """New cases on the next day in 129 regions of England, over 61 days from 3 March 2020.
 
     The one feature of a region is its cases of a day; a directed edge's weight is the number of people who moved that
     day. The file ``<root>/england_covid.json`` (1.4 MB) is fetched from the repository of PyTorch Geometric Temporal

@@ -4,6 +4,7 @@ import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 
 from callbacks import WindowCostMonitor
@@ -41,6 +42,17 @@ def test_memory_is_what_the_forward_pass_keeps():
     expected = 4 * (30 * 32 + 30 * 2)
     assert monitor.saved_bytes == pytest.approx(expected, abs=2 * 32 * 4)  # the weight, where it is kept
     assert monitor.final_metrics["cost/saved_mb_per_window"] == pytest.approx(1e-6 * monitor.saved_bytes / 3)
+
+
+def test_memory_inside_of_a_wrapper_is_counted():
+    index = EdgeIndex(torch.tensor([[0, 1, 2], [1, 2, 0]]), sparse_size=(3, 3), sort_order="row")
+
+    class Product(Model):
+        def training_step(self, batch, batch_idx):
+            return index.matmul(self.layer(batch.x[:3]), torch.rand(3)).mean()
+
+    monitor = fit(batches(num=1), warmup=0, model=Product())
+    assert monitor.saved_bytes >= 4 * 3 * 32 + 8 * 2 * 3  # the input of the layer, and both rows of the index
 
 
 def test_training_is_what_it_is_without_the_monitor():

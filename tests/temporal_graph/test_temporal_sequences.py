@@ -35,8 +35,17 @@ def test_rows_are_told_apart_exactly():
     assert torch.equal(rows[first][kind], rows)
 
 
-def test_too_many_values_are_not_sorted():
-    assert distinct_rows(torch.rand(200, 8)) is None
+def test_rows_of_many_values_are_not_searched():
+    assert distinct_rows(torch.rand(200, 8)) is None  # too many for an integer
+    assert distinct_rows(torch.rand(2000, 2)) is None  # nearly all of the sample differ
+
+
+def test_rare_kinds_that_the_sample_misses_are_found_all_the_same():
+    rows = torch.zeros(3000, 4)
+    rows[1234, 2] = 1
+    first, kind = distinct_rows(rows)
+    assert len(first) == 2
+    assert torch.equal(rows[first][kind], rows)
 
 
 def test_equal_sequences_are_encoded_once_with_the_same_result_and_gradients():

@@ -20,7 +20,6 @@ from zoo.temporal_graph.presets import build_encoder
 from zoo.temporal_graph.window import num_windows, window_of_node
 
 ADAM: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3, weight_decay=1e-5)
-PARTS = ("train", "val", "test")
 
 
 class Head(nn.Module):
@@ -118,8 +117,8 @@ def own_arguments(encoder: str | nn.Module) -> list[str]:
 class TemporalForecaster(TemporalGraphModule):
     """Forecasts of the next step at every node, trained on the squared error of scaled targets.
 
-    Logs ``loss``, ``mape`` (:class:`~zoo.temporal_graph.metrics.OffsetMAPE` on scaled targets, percent), and ``mae``
-    and ``rmse`` in the unit of measurement.
+    Logs ``loss`` and, in validation and test, ``mape`` (:class:`~zoo.temporal_graph.metrics.OffsetMAPE` on scaled
+    targets, percent), and ``mae`` and ``rmse`` in the unit of measurement.
 
     Args:
         in_channels: Node features F.
@@ -170,15 +169,15 @@ class TemporalForecaster(TemporalGraphModule):
 
 
 def forecast_metrics(target_range: Sequence[float]) -> nn.ModuleDict:
-    """The metrics of forecasts for each part of the data."""
+    """The metrics of forecasts in validation and test."""
     return nn.ModuleDict(
         {
-            f"of_{part}": MetricCollection(  # a ModuleDict has an attribute "train"
+            f"of_{part}": MetricCollection(
                 {"mape": OffsetMAPE(), "mae": RawError(target_range), "rmse": RawError(target_range, power=2)},
                 compute_groups=False,
                 prefix=f"{part}/",
             )
-            for part in PARTS
+            for part in ("val", "test")
         }
     )
 
@@ -186,9 +185,11 @@ def forecast_metrics(target_range: Sequence[float]) -> nn.ModuleDict:
 def log_forecast(
     module: LightningModule, metrics: nn.ModuleDict, part: str, loss: Tensor, forecast: Tensor, batch: Any
 ) -> None:
-    """Log loss and metrics of a batch of forecasts, for the epoch's mean over its targets."""
+    """Log the loss of a batch of forecasts and, but for the training, the metrics of the epoch."""
     options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": num_windows(batch)}
     module.log(f"{part}/loss", loss.detach(), prog_bar=True, sync_dist=True, **options)
+    if part == "train":
+        return
     collection = metrics[f"of_{part}"]
     assert isinstance(collection, MetricCollection)
     collection.update(forecast.detach(), batch.y, batch.mask)
@@ -238,7 +239,10 @@ class TemporalGraphClassifier(TemporalGraphModule):
         )
         self.save_hyperparameters(ignore=own_arguments(encoder))
         self.accuracies = nn.ModuleDict(
-            {f"of_{part}": MulticlassAccuracy(num_classes, average="micro", validate_args=False) for part in PARTS}
+            {  # "of_", as a ModuleDict has an attribute "train"
+                f"of_{part}": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+                for part in ("train", "val", "test")
+            }
         )
 
     def forward(self, window: Any) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-SAMPLE = 64  # rows by which it is guessed whether there may be few different ones
+SAMPLE = 128  # rows, about, by which it is guessed whether many are alike
+MANY = 0.8  # share of different ones in the sample from which on the search does not pay
 
 
 def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -16,8 +17,8 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
         sequences: Shape ``(R, *)``.
 
     Returns:
-        The position of one row of each kind ``(K,)``, and the kind of each row ``(R,)``; ``None`` if the values are
-        so many that rows do not fit into an integer, where hardly any two rows are alike.
+        The position of one row of each kind ``(K,)``, and the kind of each row ``(R,)``; ``None`` if nearly all rows of
+        a sample differ, or the values are so many that a row does not fit into an integer.
 
     Example:
         >>> first, kind = distinct_rows(torch.tensor([[0, 1], [5, 5], [0, 1]]))
@@ -25,12 +26,18 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
         (2, True)
     """
     rows = sequences.flatten(1)
-    length = rows.shape[1]
-    for part in (rows[:SAMPLE], rows):
-        values, code = part.unique(return_inverse=True)
-        if length * math.log2(max(len(values), 2)) >= 62:
-            return None
-    key = code @ (len(values) ** torch.arange(length, device=rows.device))
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    found = _kinds(sample)
+    if len(sample) == len(rows) or found is None:
+        return found
+    return None if len(found[0]) > MANY * len(sample) else _kinds(rows)
+
+
+def _kinds(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    values, code = rows.unique(return_inverse=True)
+    if rows.shape[1] * math.log2(max(len(values), 2)) >= 62:
+        return None
+    key = code @ (len(values) ** torch.arange(rows.shape[1], device=rows.device))
     kinds, kind = key.unique(return_inverse=True)
     position = torch.arange(len(rows), device=rows.device)
     return torch.empty_like(kinds).scatter_(0, kind, position), kind
