@@ -48,7 +48,7 @@ class ExpressivityProbe(pl.Callback):
         self.final_metrics: dict[str, float] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "contrasting_windows"):
             raise MisconfigurationException(
                 f"ExpressivityProbe needs data with contrasting_windows, got {type(datamodule).__name__}"

@@ -193,7 +193,7 @@ def log_forecast(
     collection = metrics[f"of_{part}"]
     assert isinstance(collection, MetricCollection)
     collection.update(forecast.detach(), batch.y, batch.mask)
-    module.log_dict(collection, **options)  # type: ignore[arg-type]
+    module.log_dict(collection, **options)
 
 
 def masked_mse(forecast: Tensor, y: Tensor, mask: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def check_gates(cell: str, hidden_channels: int, **networks: nn.Module) -> None:
     if cell not in GATES:
         raise ValueError(f"cell must be gru or lstm where gnn_rec is given, got {cell!r}")
     for name, network in networks.items():
-        if network.out_channels != GATES[cell] * hidden_channels:  # type: ignore[comparison-overlap]
+        if network.out_channels != GATES[cell] * hidden_channels:
             raise ValueError(
                 f"{name} must give {GATES[cell]} times hidden_channels = {hidden_channels} for a {cell}, "
                 f"got {network.out_channels}"
