@@ -1,7 +1,5 @@
 import copy
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -325,25 +323,21 @@ def test_a_grad_scaler_unscales_before_the_step(make):
     assert optimizer.num_steps == 1  # left out, and no noise with it
 
 
-TWO_PROCESSES = """
-import sys, torch
-from zoo.efld import NoisySignSGD
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-torch.manual_seed(rank)  # other seeds, other noise: unless the optimizer takes care
-p = torch.nn.Parameter(torch.zeros(1000))
-optimizer = NoisySignSGD([p], lr=1.0, alpha=1.0)
-for _ in range(3):
-    p.grad = torch.zeros_like(p)
-    optimizer.step()
-torch.save(p.data, f"{folder}/{rank}.pt")
-"""
+def draw_in_a_process(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)  # other seeds, other noise: unless the optimizer takes care
+    p = torch.nn.Parameter(torch.zeros(1000))
+    optimizer = NoisySignSGD([p], lr=1.0, alpha=1.0)
+    for _ in range(3):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    torch.save(p.data, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 def test_all_processes_draw_the_same_noise(tmp_path):
-    words = [sys.executable, "-c", TWO_PROCESSES]
-    running = [subprocess.Popen([*words, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    torch.multiprocessing.start_processes(draw_in_a_process, (str(tmp_path),), nprocs=2, start_method="fork")
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one.any()
     assert torch.equal(one, other)
