@@ -1,3 +1,4 @@
+import json
 import sys
 from types import ModuleType
 
@@ -113,7 +114,7 @@ def test_adversarial_training_makes_a_network_robust(trainer):
     found = {}
     for name, eps in (("plain", 1e-6), ("robust", 0.1)):
         model = classifier(eps=eps)
-        fit = trainer(max_epochs=15)
+        fit = trainer(max_epochs=12)
         fit.fit(model, digits())
         model.eps = 0.1
         found[name] = fit.test(model, digits(), verbose=False)[0]
@@ -348,7 +349,8 @@ def test_a_network_needs_data_to_be_trained(trainer):
 
 
 def test_robustbench_is_asked_for_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr("zoo.auto_conjugate_gradient.network.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "robustbench", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "robustbench.utils", None)
     with pytest.raises(ImportError, match=r"pip install 'robustbench>=1\.1'"):
         RobustBenchNetwork("Ding2020MMA")
 
@@ -362,9 +364,25 @@ def test_robustbench_networks_are_loaded_by_its_own_package(monkeypatch):
 
     package, utils = ModuleType("robustbench"), ModuleType("robustbench.utils")
     utils.load_model = load_model
-    monkeypatch.setattr("zoo.auto_conjugate_gradient.network.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "robustbench", package)
     monkeypatch.setitem(sys.modules, "robustbench.utils", utils)
     net = RobustBenchNetwork("Ding2020MMA", threat_model="L2", model_dir="here")
     assert asked == {"model_name": "Ding2020MMA", "dataset": "cifar10", "threat_model": "L2", "model_dir": "here"}
     assert net(torch.rand(2, 3, 2, 2)).shape == (2, 3)
+
+
+def test_the_command_keeps_what_callbacks_found_in_the_test():
+    from zoo.cli import run
+    from zoo.recipes import find_recipe
+
+    words = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false", "data.test_fraction": "0.02"}
+    words |= {"model.training.max_epochs": "1", "model.training.precision": "32-true", "data.batch_size": "64"}
+    options = {"eps": 0.3, "n_iter": 12, "early_stop": False, "record_trace": True}
+    attacks = {name: {"class_path": f"zoo.auto_conjugate_gradient.{name.upper()}"} for name in ("acg", "apgd")}
+    words["model.attacks"] = json.dumps({name: one | {"init_args": options} for name, one in attacks.items()})
+    overrides = [word for name, value in words.items() for word in (f"--{name}", value)]
+    with pytest.warns(UserWarning, match="STAND-IN"):
+        result = run("train", find_recipe("auto_conjugate_gradient_mnist"), overrides)
+    assert {"success/acg", "diversity_index/apgd", "path/acg/0"} <= set(result.curves)
+    assert result.curves["success/acg"][1][-1] == pytest.approx(result.metrics["test/success/acg"])
+    assert result.metrics["test/num_outside/acg"] == 0

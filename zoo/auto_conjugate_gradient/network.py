@@ -1,7 +1,6 @@
 """Networks that take pixels in [0, 1], as attacks give them."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -63,7 +62,7 @@ class RobustBenchNetwork(nn.Module):
         model_dir: Folder of the downloads.
 
     Raises:
-        ImportError: If the package is not installed.
+        ImportError: If the package, or one that it needs, is not installed.
     """
 
     def __init__(
@@ -74,10 +73,12 @@ class RobustBenchNetwork(nn.Module):
         model_dir: str = "cache/robustbench",
     ) -> None:
         super().__init__()
-        if find_spec("robustbench") is None:
-            raise ImportError("RobustBenchNetwork needs the package robustbench: pip install 'robustbench>=1.1'")
-        from robustbench.utils import load_model
-
+        try:
+            from robustbench.utils import load_model
+        except ImportError as error:  # the package, or one that it needs
+            raise ImportError(
+                f"RobustBenchNetwork needs the package robustbench, pip install 'robustbench>=1.1': {error}"
+            ) from error
         self.net = load_model(model_name=model_name, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
 
     def forward(self, x: Tensor) -> Tensor:
