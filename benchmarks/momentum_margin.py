@@ -2,10 +2,10 @@
 
 ``python benchmarks/momentum_margin.py`` (or ``make bench BENCH=momentum_margin``). All sides take turns. The sweep
 trains all settings at once and measures the training samples 37 times on its way; the others train one setting and
-measure nothing but the loss. An ordinary LightningModule has the full batch once an epoch. The Trainer is bare, or as it comes,
-with a logger, a checkpoint each epoch and a progress bar. What is compared is processor time, medians, which other work
-on the machine disturbs less than it does wall time. The floor is the two products of matrices of every step, at the
-speed of the product of two matrices of 1,024 x 1,024.
+measure nothing but the loss. An ordinary LightningModule has the full batch once an epoch. The Trainer is bare, or as
+it comes, with a logger, a checkpoint each epoch and a progress bar. What is compared is processor time, medians, which
+other work on the machine disturbs less than it does wall time. The floor is the two products of matrices of every step,
+at the speed of the product of two matrices of 1,024 x 1,024.
 """
 
 import argparse

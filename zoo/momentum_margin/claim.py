@@ -184,7 +184,7 @@ def reach(lr: float, momentum: float) -> float:
 
 def accuracies(results: Results) -> dict[tuple[float, float], Values]:
     """Accuracy on small margins in each problem, by lr and momentum."""
-    found = {}
+    found: dict[tuple[float, float], Values] = {}
     for kind, lrs, momenta in SETTINGS:
         found |= dict(zip(zip(lrs, momenta), last(results, kind, "test/acc_small", len(lrs)).T))
     return found
