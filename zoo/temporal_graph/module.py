@@ -134,7 +134,7 @@ class TemporalForecaster(TemporalGraphModule):
     Example:
         >>> model = TemporalForecaster(encoder="dcrnn", in_channels=1, out_channels=1)
         >>> sum(p.numel() for p in model.parameters())
-        4289
+        3553
     """
 
     main_metric = "val/mape"
