@@ -21,7 +21,7 @@ from torch_geometric.nn import GCNConv
 
 from datamodules import DynCSLDataModule, EnglandCovidDataModule, TemporalGraphWindow, temporal_window
 from zoo.console import console
-from zoo.temporal_graph import DistinctSequences, RecurrentEncoder, TemporalForecaster
+from zoo.temporal_graph import ENCODERS, DistinctSequences, RecurrentEncoder, TemporalForecaster
 
 SIZE = 16
 INSTALL = "pip install --no-deps torch-geometric-temporal==0.56.2"
@@ -137,7 +137,6 @@ def forecasts(data: EnglandCovidDataModule, rounds: int) -> None:
         )
     actions = {name: epoch_of(model, batches, ours=True) for name, model in ours.items()}
     actions |= {name: epoch_of(model, batches, ours=False) for name, (_, model) in theirs.items()}
-    actions["GRU-GCN (time-then-graph)"] = epoch_of(TemporalForecaster(encoder="gru_gcn"), batches, ours=True)
     seconds = take_turns(actions, rounds)
     compared = {name: of for name, (of, _) in theirs.items()}
     show(f"An epoch of {data.description}, batches of {data.batch_size}", "an epoch", seconds, compared)
@@ -145,6 +144,14 @@ def forecasts(data: EnglandCovidDataModule, rounds: int) -> None:
         console().print(f"torch_geometric_temporal is not installed, so its layers were left out: {INSTALL}")
     if find_spec("torch_scatter") is None:
         console().print("torch_spatiotemporal needs torch_scatter and torch_sparse, so it was left out.")
+
+
+def models(data: EnglandCovidDataModule, rounds: int) -> None:
+    """All models beside each other."""
+    batches: list[Batch] = [(window, []) for window in data.train_dataloader()]
+    actions = {name: epoch_of(TemporalForecaster(encoder=name), batches, ours=True) for name in ENCODERS}
+    seconds = take_turns(actions, rounds)
+    show(f"Our models, an epoch, batches of {data.batch_size}", "an epoch", seconds, {})
 
 
 def histories(rounds: int) -> None:
@@ -224,6 +231,7 @@ def main() -> None:
     unions(data, args.rounds)
     sharing(data, args.rounds)
     forecasts(data, args.rounds)
+    models(data, args.rounds)
 
 
 if __name__ == "__main__":

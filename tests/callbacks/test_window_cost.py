@@ -35,6 +35,7 @@ def test_steps_after_the_warm_up_are_counted():
     assert (monitor.steps, monitor.windows) == (16, 33)
     assert monitor.final_metrics["cost/edges_per_window"] == 7
     assert 0 < monitor.final_metrics["cost/ms_per_window"] < 1e3
+    assert 0 < monitor.final_metrics["cost/cpu_ms_per_window"] < 1e3
 
 
 def test_memory_is_what_the_forward_pass_keeps():

@@ -101,6 +101,11 @@ def test_the_costs_are_told_quickest_first(claim, results):
     assert told.startswith("DCRNN 1.0, ")
 
 
+def test_costs_are_of_the_processor_where_it_was_timed(claim, results):
+    found = changed(results, "tgn", "cost/cpu_ms_per_window", 2.0)
+    assert claim.verdict(found).checks[-1].evidence.startswith("TGN 2.0, ")
+
+
 def test_the_papers_figures_are_those_of_the_table(claim):
     assert claim.paper_figures["England-COVID, interleaved: GRU-GCN"] == (2.87, 0.19)
     assert claim.paper_figures["PeMS08, interleaved: TGN"] == (0.99, 0.06)

@@ -227,17 +227,19 @@ def beside(results: Results) -> list[Check]:
         evidence = f"{difference}; without {bare.mean():.2f}"
         checks.append(Check(f"England-COVID, {split}: {model} with edges over without, points", None, evidence))
     cost = ", ".join(f"{model} {values.mean():.1f}" for model, values in costs(results).items())
-    return [*checks, Check("milliseconds a window in training, England-COVID, batches of one", None, cost)]
+    return [
+        *checks,
+        Check("milliseconds of processor or device for a training step of one window, England-COVID", None, cost),
+    ]
 
 
 def costs(results: Results) -> dict[str, Values]:
-    """Milliseconds for a window by model, quickest first."""
-    found = {
-        model: chosen(results, recipe, forecast_overrides("england", "interleaved", results.scale)).metric(
-            "cost/ms_per_window"
-        )
-        for model, recipe in MODELS.items()
-    }
+    """Milliseconds for a window by model, quickest first; of the processor's time where there is no other device."""
+    found = {}
+    for model, recipe in MODELS.items():
+        runs_of_it = chosen(results, recipe, forecast_overrides("england", "interleaved", results.scale))
+        names = [name for name in ("cost/cpu_ms_per_window", "cost/ms_per_window") if name in runs_of_it[0].metrics]
+        found[model] = runs_of_it.metric(names[0])
     return dict(sorted(found.items(), key=lambda item: item[1].mean()))
 
 
@@ -280,7 +282,7 @@ def draw_cost(results: Results, axes: "Axes") -> None:
     axes.barh(list(found), [values.mean() for values in found.values()], color=colors)
     for i, values in enumerate(found.values()):
         axes.plot(values, [i] * len(values), ".", color="black", alpha=0.5)
-    axes.set_xlabel("training step, ms a window")
+    axes.set_xlabel("ms of processor or device for a training step of one window")
     axes.set_title("Cost of a window, England-COVID", fontsize="medium")
     tidy(axes, legend=False)
 
