@@ -32,9 +32,9 @@ PEER = {"iteration": "fixed_point_iter", "anderson": "anderson", "broyden": "bro
 Step = Callable[[], tuple[Tensor, int]]
 
 
-def our_step(cell: InjectionCell, u: Tensor, method: str, max_iter: int, tol: float) -> Step:
+def our_step(cell: InjectionCell, u: Tensor, method: str, max_iter: int, tol: float, check_every: int = 1) -> Step:
     """Gradient of the weight, and evaluations of f and of its adjoint."""
-    layer = DEQ(cell, FixedPointSolver(method, max_iter, tol))  # type: ignore[arg-type]
+    layer = DEQ(cell, FixedPointSolver(method, max_iter, tol, check_every=check_every))  # type: ignore[arg-type]
 
     def step() -> tuple[Tensor, int]:
         loss = layer(u).square().mean()
@@ -105,6 +105,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=positive, default=128)
     parser.add_argument("--max_iter", type=positive, default=60)
     parser.add_argument("--tol", type=float, default=1e-4, help="relative tolerance, forward and backward")
+    parser.add_argument(
+        "--check_every", type=positive, default=1, help="steps from one look at the residual to the next, ours"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -121,7 +124,9 @@ def main() -> None:
         evaluation = seconds_of_one(cell, u)
         for method in METHODS:
             settings = (cell, u, method, args.max_iter, args.tol)
-            sides = {"ours": our_step(*settings)} | ({"torchdeq": torchdeq_step(*settings)} if peer else {})
+            sides = {"ours": our_step(*settings, args.check_every)} | (
+                {"torchdeq": torchdeq_step(*settings)} if peer else {}
+            )
             table.add_row(
                 f"{activation}, {family} {sigma_w:g}, {method}", *compared(sides, exact, evaluation, args.rounds)
             )
