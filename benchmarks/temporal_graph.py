@@ -98,12 +98,12 @@ class Head(nn.Module):
 
 
 def snapshots_of(window: TemporalGraphWindow) -> list[Snapshot]:
-    """Node features, edges and weights of each step of a batch."""
+    """Node features, edges and weights of each step of a batch; the peer's DCRNN fails on weights that are 0."""
     assert window.present is not None
     found = []
     for step in range(window.x.shape[1]):
         there = window.present[:, step]
-        found.append((window.x[:, step], window.edge_index[:, there], window.edge_attr[there, step, 0]))
+        found.append((window.x[:, step], window.edge_index[:, there], window.edge_attr[there, step, 0].clamp(min=1e-6)))
     return found
 
 

@@ -36,8 +36,13 @@ def test_rows_are_told_apart_exactly():
 
 
 def test_rows_of_many_values_are_not_searched():
-    assert distinct_rows(torch.rand(200, 8)) is None  # too many for an integer
-    assert distinct_rows(torch.rand(2000, 2)) is None  # nearly all of the sample differ
+    assert distinct_rows(torch.rand(200, 8)) is None
+    assert distinct_rows(torch.rand(2000, 2)) is None
+
+
+def test_rows_that_the_projection_confuses_are_not_taken_for_equal(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.ones(size, dtype=torch.double))
+    assert distinct_rows(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])) is None
 
 
 def test_rare_kinds_that_the_sample_misses_are_found_all_the_same():

@@ -11,14 +11,14 @@ MANY = 0.8  # share of different ones in the sample from which on the search doe
 
 
 def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
-    r"""Find the rows that differ, exactly: each row is a number with the base of how many values there are.
+    """Find the rows that differ. A fixed random projection tells them apart, and the result is compared: exact.
 
     Args:
         sequences: Shape ``(R, *)``.
 
     Returns:
         The position of one row of each kind ``(K,)``, and the kind of each row ``(R,)``; ``None`` if nearly all rows of
-        a sample differ, or the values are so many that a row does not fit into an integer.
+        a sample differ, so that there is little to win.
 
     Example:
         >>> first, kind = distinct_rows(torch.tensor([[0, 1], [5, 5], [0, 1]]))
@@ -27,20 +27,19 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
     """
     rows = sequences.flatten(1)
     sample = rows[:: max(1, len(rows) // SAMPLE)]
-    found = _kinds(sample)
-    if len(sample) == len(rows) or found is None:
-        return found
-    return None if len(found[0]) > MANY * len(sample) else _kinds(rows)
-
-
-def _kinds(rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    values, code = rows.unique(return_inverse=True)
-    if rows.shape[1] * math.log2(max(len(values), 2)) >= 62:
+    projection = torch.rand(rows.shape[1], dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    projection = projection.to(rows.device)
+    found = _kinds(sample, projection)
+    if found is None or len(found[0]) > MANY * len(sample):
         return None
-    key = code @ (len(values) ** torch.arange(rows.shape[1], device=rows.device))
-    kinds, kind = key.unique(return_inverse=True)
+    return found if len(sample) == len(rows) else _kinds(rows, projection)
+
+
+def _kinds(rows: Tensor, projection: Tensor) -> tuple[Tensor, Tensor] | None:
+    kinds, kind = (rows * projection).sum(dim=1).unique(return_inverse=True)
     position = torch.arange(len(rows), device=rows.device)
-    return torch.empty_like(kinds).scatter_(0, kind, position), kind
+    first = torch.empty_like(kinds, dtype=torch.long).scatter_(0, kind, position)
+    return (first, kind) if torch.equal(rows[first].index_select(0, kind), rows) else None
 
 
 class DistinctSequences(nn.Module):
@@ -68,7 +67,7 @@ class DistinctSequences(nn.Module):
         if found is None:
             return self.encoder(sequences)
         first, kind = found
-        return self.encoder(sequences[first])[kind]
+        return self.encoder(sequences[first]).index_select(0, kind)
 
 
 class RecurrentEncoder(nn.Module):
