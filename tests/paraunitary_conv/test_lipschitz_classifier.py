@@ -85,6 +85,11 @@ def test_the_rate_rises_and_falls_step_by_step():
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.7625, 0.525, 0.2875, 0.05, 0.025, 0.0])
 
 
+def test_a_training_without_end_has_no_such_schedule():
+    with pytest.raises(ValueError, match="lr_schedule rise_and_fall needs a last step"):
+        trainer(-1).fit(classifier(), data(8), data(8))
+
+
 def test_other_schedules_are_those_of_the_classifier():
     model = classifier(lr_schedule="step", milestones=[1], gamma=0.5)
     run = trainer(2)

@@ -1,5 +1,6 @@
 """A classifier with a certificate."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -90,8 +91,13 @@ class LipschitzClassifier(Classifier):
     def configure_optimizers(self) -> Any:
         if self.lr_schedule != "rise_and_fall":
             return super().configure_optimizers()
+        num_steps = self.trainer.estimated_stepping_batches
+        if num_steps == math.inf:
+            raise ValueError(
+                "lr_schedule rise_and_fall needs a last step: --trainer.max_epochs or max_steps, got neither"
+            )
         optimizer = self.make_optimizer(self.parameters())
-        schedule = rise_and_fall(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = rise_and_fall(optimizer, int(num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_validation_epoch_start(self) -> None:

@@ -1,6 +1,7 @@
 """LipConvNet: a convolutional network that is 1-Lipschitz by construction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -77,29 +78,15 @@ class LipConvNet(Backbone):
             raise ValueError(f"mean must be one number or {channels}, one for each channel, got {mean}")
         self.constraint, self.sides = constraint, tuple(sides)
         self.register_buffer("mean", torch.tensor(means).view(-1, 1, 1))
-        layers: list[nn.Module] = []
-        for inputs, outputs, kernel_size, stride in _convolutions(channels, base_channels, depth // STAGES):
-            if constraint == "orthogonal":
-                layers.append(
-                    OrthogonalConv2d(
-                        inputs,
-                        outputs,
-                        kernel_size,
-                        stride,
-                        bias=True,
-                        parametrization=parametrization,
-                        init=init,
-                    )
-                )
-            else:
-                layers.append(CircularConv2d(inputs, outputs, kernel_size, stride))
-            layers.append(MaxMin())
-        self.layers = nn.Sequential(*layers, nn.Flatten())
         width = 2**STAGES * base_channels * (sides[0] >> STAGES) * (sides[1] >> STAGES)
+        conv: Callable[..., nn.Module] = CircularConv2d
         if constraint == "orthogonal":
+            conv = partial(OrthogonalConv2d, bias=True, parametrization=parametrization, init=init)
             self.head = OrthogonalLinear(width, num_classes, parametrization=parametrization)
         else:
             self.head = nn.Linear(width, num_classes)
+        shapes = _convolutions(channels, base_channels, depth // STAGES)
+        self.layers = nn.Sequential(*(layer for shape in shapes for layer in (conv(*shape), MaxMin())), nn.Flatten())
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer is given, shape ``(B, d)``, of pixels ``(B, C, H, W)``."""

@@ -1,6 +1,7 @@
 """Circular padding and its adjoint: few copies, and gradients in closed form."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -44,34 +45,40 @@ def circular_fold(y: Tensor, pads: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _wrap(x: Tensor, pads: Pads) -> Tensor:
-    first = x.ndim - len(pads)
-    lengths = x.shape[first:]
-    size = [*x.shape[:first], *(length + sum(pad) for length, pad in zip(lengths, pads))]
-    regions = [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))]
-    for axis, (length, (before, _)) in enumerate(zip(lengths, pads)):
-        regions.append(regions[-1].narrow(first + axis, before, length))  # the axes up to this one without their edges
-    regions[-1].copy_(x)
-    for axis, region in reversed(list(enumerate(regions[:-1]))):
-        (before, after), length = pads[axis], lengths[axis]
-        region.narrow(first + axis, 0, before).copy_(region.narrow(first + axis, length, before))
-        region.narrow(first + axis, before + length, after).copy_(region.narrow(first + axis, before, after))
-    return regions[0]
-
-
-def _fold(y: Tensor, pads: Pads) -> Tensor:
-    y = y.clone()
-    for axis, (before, after) in zip(range(-len(pads), 0), pads):
-        length = y.shape[axis] - before - after
-        inner = y.narrow(axis, before, length)
-        inner.narrow(axis, length - before, before).add_(y.narrow(axis, 0, before))
-        inner.narrow(axis, 0, after).add_(y.narrow(axis, before + length, after))
-        y = inner
+    y = _empty_like(x, [n + before + after for n, (before, after) in zip(x.shape[-len(pads) :], pads)])
+    for inner, outer in _regions(x.shape[-len(pads) :], pads):
+        y[outer].copy_(x[inner])
     return y
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
+def _fold(y: Tensor, pads: Pads) -> Tensor:
+    lengths = [n - before - after for n, (before, after) in zip(y.shape[-len(pads) :], pads)]
+    x = _empty_like(y, lengths)
+    (_, middle), *edges = _regions(lengths, pads)
+    x.copy_(y[middle])
+    for inner, outer in edges:
+        x[inner].add_(y[outer])
+    return x
+
+
+def _regions(lengths: Sequence[int], pads: Pads) -> list[tuple[Any, Any]]:
+    """Parts of a tensor and those of the padded one that equal them, the whole first, then edges and corners."""
+    axes = []
+    for length, (before, after) in zip(lengths, pads):
+        end = before + length
+        parts = [(slice(0, length), slice(before, end))]
+        parts += [(slice(length - before, length), slice(0, before))] if before else []
+        parts += [(slice(0, after), slice(end, end + after))] if after else []
+        axes.append(parts)
+    return [((..., *(inner for inner, _ in parts)), (..., *(outer for _, outer in parts))) for parts in product(*axes)]
+
+
+def _empty_like(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """With other lengths of the last axes, and the memory format of images."""
     channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    size = [*x.shape[: x.ndim - len(lengths)], *lengths]
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 class _Wrap(torch.autograd.Function):
