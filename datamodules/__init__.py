@@ -1,6 +1,19 @@
 """Data for the models, as LightningDataModules."""
 
 from datamodules.batches import ImageBatch
+from datamodules.inverse import InverseBatch, InverseProblemDataModule, measured
+from datamodules.inverse_operators import (
+    AveragePooling,
+    BicubicDownsampling,
+    BoxInpainting,
+    ForwardOperator,
+    GaussianSensing,
+    Grayscale,
+    Identity,
+    MaskInpainting,
+    PartialCirculant,
+    RandomInpainting,
+)
 from datamodules.label_noise import (
     AsymmetricNoise,
     HumanNoise,
@@ -24,15 +37,27 @@ from datamodules.whitened_regression import RegressionBatch, WhitenedRegressionD
 
 __all__ = [
     "AsymmetricNoise",
+    "AveragePooling",
+    "BicubicDownsampling",
+    "BoxInpainting",
     "DynCSLDataModule",
     "EnglandCovidDataModule",
+    "ForwardOperator",
+    "GaussianSensing",
+    "Grayscale",
     "HumanNoise",
+    "Identity",
     "ImageBatch",
+    "InverseBatch",
+    "InverseProblemDataModule",
     "LabelNoise",
     "MarginBatch",
     "MarginPatchDataModule",
+    "MaskInpainting",
+    "PartialCirculant",
     "PeMSDataModule",
     "PlanetoidDataModule",
+    "RandomInpainting",
     "RandomLabels",
     "RegressionBatch",
     "SmallMarginVisionDataModule",
@@ -46,6 +71,7 @@ __all__ = [
     "TransitionMatrixNoise",
     "VisionDataModule",
     "WhitenedRegressionDataModule",
+    "measured",
     "temporal_window",
     "whitened",
 ]
