@@ -49,6 +49,19 @@ class SplitGenerator(nn.Module):
         """
         raise NotImplementedError
 
+    def between(self, state: Any, split: int, later: int) -> Any:
+        """The layers between two splits.
+
+        Args:
+            state: As :meth:`prefix` returns it at ``split``.
+            split: From 1 to ``num_splits``.
+            later: From ``split`` to ``num_splits``.
+
+        Returns:
+            The state at the later split.
+        """
+        raise NotImplementedError
+
     def forward(self, z: Tensor) -> Tensor:
         return self.suffix(self.prefix(z, 1), 1)
 
