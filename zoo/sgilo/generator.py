@@ -9,7 +9,8 @@ class SplitGenerator(nn.Module):
     """A generator whose layers fall into a prefix and a suffix at any of its splits.
 
     A subclass says how many splits there are, ``num_splits``, and how many numbers the input has, ``latent_dim``, and
-    defines :meth:`latent_shape`, :meth:`prefix`, :meth:`suffix` and, for several splits, :meth:`between`. At every split the two make up the whole: ``suffix(prefix(z, i), i)`` is ``forward(z)``.
+    defines :meth:`latent_shape`, :meth:`prefix`, :meth:`suffix` and, for several splits, :meth:`between`. At every
+    split the two make up the whole: ``suffix(prefix(z, i), i)`` is ``forward(z)``.
 
     What the prefix hands over, the state, is a tensor in most networks. Where it is more, as in
     :class:`~zoo.sgilo.StyleGAN2`, :meth:`latent` and :meth:`with_latent` tell which of its tensors a solver moves.

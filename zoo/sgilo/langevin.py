@@ -11,7 +11,11 @@ CHECK_EVERY = 100  # steps between two looks at whether chains are finite
 
 
 def langevin_step(
-    z: Tensor, gradient: Tensor, step_size: float, inverse_temperature: float = 1.0, noise: Tensor | None = None
+    z: Tensor,
+    gradient: Tensor,
+    step_size: float,
+    inverse_temperature: float | Tensor = 1.0,
+    noise: Tensor | None = None,
 ) -> Tensor:
     r"""One step of the unadjusted Langevin algorithm.
 
@@ -21,7 +25,7 @@ def langevin_step(
         z: Where the chains are, ``(*)``.
         gradient: Of the potential f there, ``(*)``.
         step_size: :math:`\eta`.
-        inverse_temperature: :math:`\beta`.
+        inverse_temperature: :math:`\beta`, one for all or of a shape that broadcasts.
         noise: u, of a shape that broadcasts; ``None`` for a step of gradient descent.
 
     Returns:
@@ -36,7 +40,7 @@ def langevin_step(
         tensor([2.])
     """
     moved = torch.sub(z, gradient, alpha=step_size)
-    return moved if noise is None else moved.add_(noise, alpha=math.sqrt(2 * step_size / inverse_temperature))
+    return moved if noise is None else moved.add_(noise * (2 * step_size / inverse_temperature) ** 0.5)
 
 
 class Chains(NamedTuple):

@@ -58,7 +58,7 @@ class RandomReLUGenerator(SplitGenerator):
             raise ValueError(f"num_nets must be at least 1, got {num_nets}")
         self.widths, self.weight_scale = tuple(widths), weight_scale
         self.depth = len(widths) - 1
-        self.num_splits = self.depth - 1
+        self.num_splits, self.latent_dim = self.depth - 1, widths[0]
         generator = torch.Generator().manual_seed(seed)
         nets = [self._draw(generator, dtype) for _ in range(num_nets or 1)]
         for i, layer in enumerate(zip(*nets)):
@@ -86,6 +86,11 @@ class RandomReLUGenerator(SplitGenerator):
     def suffix(self, state: Tensor, split: int) -> Tensor:
         self.check_split(split)
         return self._run(state, self.weights[split:])
+
+    def between(self, state: Tensor, split: int, later: int) -> Tensor:
+        self.check_split(split)
+        self.check_split(later)
+        return self._run(state, self.weights[split:later])
 
     def forward(self, z: Tensor) -> Tensor:
         return self._run(z, self.weights)
