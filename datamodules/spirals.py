@@ -136,9 +136,14 @@ class SpiralDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _loader(self, part: str, batch_size: int, shuffle: bool = False) -> DataLoader:
-        world = (
-            {} if self.trainer is None else {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+        order = BatchOrder(
+            self.num_train,
+            batch_size,
+            shuffle,
+            drop_last=shuffle,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            seed=self.seed,
         )
-        order = BatchOrder(self.num_train, batch_size, shuffle, drop_last=shuffle, seed=self.seed, **world)
         # A loader draws a worker seed at every epoch; its own generator leaves the global stream to the model.
         return DataLoader(self.parts[part], batch_size=None, sampler=order, generator=torch.Generator())
