@@ -34,6 +34,15 @@ from callbacks.orthogonality import OrthogonalityError, OrthogonalityMonitor
 from callbacks.phases import Phase, PhaseRecorder, StopWhenGroupsFit
 from callbacks.rank_one import RankOneMonitor, rank_one_state
 from callbacks.rate_fit import RateFit, fitted_rate
+from callbacks.reconstruction import (
+    ImageMean,
+    MeasurementResidual,
+    PairedWinRate,
+    PosteriorCoverage,
+    ReconstructionMSE,
+    ReconstructionPSNR,
+)
+from callbacks.reconstruction_monitor import ReconstructionMonitor
 from callbacks.sparse_recovery import L1Norm, PopulationError, SupportRecovery
 from callbacks.stability_bound import CMIBound, ExpectedStabilityBound, IncoherenceBound, LiBound
 from callbacks.stability_bound_gap import GeneralizationGap
@@ -61,6 +70,7 @@ __all__ = [
     "GroupAccuracy",
     "GroupMean",
     "GroupMonitor",
+    "ImageMean",
     "IncoherenceBound",
     "InertiaMonitor",
     "L1Norm",
@@ -72,6 +82,7 @@ __all__ = [
     "LimitCheck",
     "LinearInterpolation",
     "MADGap",
+    "MeasurementResidual",
     "Memorization",
     "MemorizationRate",
     "NearestClassCenterAgreement",
@@ -82,12 +93,17 @@ __all__ = [
     "NoiseSeparationLogger",
     "OrthogonalityError",
     "OrthogonalityMonitor",
+    "PairedWinRate",
     "Phase",
     "PhaseRecorder",
     "PopulationError",
+    "PosteriorCoverage",
     "ProductDistance",
     "RankOneMonitor",
     "RateFit",
+    "ReconstructionMSE",
+    "ReconstructionMonitor",
+    "ReconstructionPSNR",
     "SolverIterations",
     "StabilityMonitor",
     "StopWhenGroupsFit",
