@@ -44,7 +44,7 @@ class LangevinExperiment(Simulation):
       :func:`~zoo.sgilo.laplace_covariance` predicts;
     - ``covariance_error``: distance of the chains' covariance from the predicted one, in the Frobenius norm, relative.
 
-    Checkpoints keep the chains, the seed of the problems, and the sums for the moments.
+    Checkpoints keep the chains, the seed of the problems, the state of the noise, and the sums for the moments.
 
     Args:
         widths: Of the networks.
@@ -117,6 +117,7 @@ class LangevinExperiment(Simulation):
         self.betas, self.starts = betas, list(starts)
         self.step_size, self.num_nets, self.num_chains = step_size, num_nets, num_chains
         self.coupled, self.sign_check, self.burn_in, self.thin = coupled, sign_check, burn_in, thin
+        self.noise_state: Tensor | None = None
         self.problems = self._draw_problems(seed := int(torch.randint(2**62, ())))
         # axes: network, number of measurements, temperature, chain, coordinate
         settings, chains, k = (num_nets, self.problems.num_settings, len(betas)), num_chains * len(starts), widths[0]
@@ -144,11 +145,19 @@ class LangevinExperiment(Simulation):
     def train_dataloader(self) -> DataLoader:
         return no_data()
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["noise"] = self.noise.get_state()
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.problems = self._draw_problems(int(checkpoint["state_dict"]["seed"]))
+        self.noise_state = checkpoint["noise"]
 
     def on_fit_start(self) -> None:
         """Move the problems to the device, and find the curvature at their solutions."""
+        self.noise = torch.Generator(self.device).manual_seed(int(self.seed) + 1)
+        if self.noise_state is not None:
+            self.noise.set_state(self.noise_state)
+            self.noise_state = None
         self.problems.to(self.device)
         self.hessian = self.problems.hessian().unsqueeze(2)
         self.curvatures = torch.linalg.eigvalsh(self.hessian)[..., [0, -1]]
@@ -164,7 +173,7 @@ class LangevinExperiment(Simulation):
         silent = all(beta is None for beta in self.betas)
         for step in range(first_step, first_step + num_steps):
             gradient = self.problems.gradient(self.z.flatten(2, 3)).view_as(self.z)
-            drawn = None if silent else noise.normal_()
+            drawn = None if silent else noise.normal_(generator=self.noise)
             self.z = langevin_step(self.z, gradient, self.step_size, betas.view(-1, 1, 1), drawn)
             if self.sign_check:
                 better = self._objective(-self.z) < self._objective(self.z)
@@ -221,7 +230,7 @@ class GradientFieldExperiment(Simulation):
     A replica is a factor by which every layer is wider than the one before, the first of which is wider than the code;
     a step draws a network, a code :math:`z^*` and a point z for each. ``field_error`` is the mean over the draws of the
     distance between the gradient and :func:`~zoo.sgilo.expected_gradient`, relative to the length of the latter.
-    Checkpoints keep the sum over the draws.
+    Checkpoints keep the sum over the draws, and their seed.
 
     Args:
         expansions: The factors c: the first layer is c times as wide as the code, and the others as ``growths`` says.
@@ -238,6 +247,7 @@ class GradientFieldExperiment(Simulation):
 
     main_metric = "field_error"
 
+    seed: Tensor
     total: Tensor
     draws: Tensor
 
@@ -254,6 +264,7 @@ class GradientFieldExperiment(Simulation):
             if not values or min(values) < 1:
                 raise ValueError(f"{name} must be at least 1, got {values}")
         self.expansions, self.code_size, self.growths = list(expansions), code_size, list(growths)
+        self.register_buffer("seed", torch.randint(2**62, ()))
         self.register_buffer("total", torch.zeros(len(expansions), dtype=torch.float64))
         self.register_buffer("draws", torch.zeros((), dtype=torch.float64))
 
@@ -261,18 +272,19 @@ class GradientFieldExperiment(Simulation):
         return no_data()
 
     def advance(self, batch: Tensor, first_step: int, num_steps: int) -> None:
-        for _ in range(num_steps):
-            self.total += torch.stack([self._error(expansion) for expansion in self.expansions])
+        for step in range(first_step, first_step + num_steps):
+            rng = torch.Generator().manual_seed(int(self.seed) + step)
+            self.total += torch.stack([self._error(expansion, rng) for expansion in self.expansions])
         self.draws += num_steps
 
     def measures(self, batch: Tensor) -> dict[str, Tensor]:
         return {"field_error": self.total / self.draws} if self.draws > 0 else {}
 
-    def _error(self, expansion: int) -> Tensor:
+    def _error(self, expansion: int, rng: torch.Generator) -> Tensor:
         """Relative error of the limit for a fresh network and a fresh point."""
         widths = (self.code_size, *(self.code_size * expansion * growth for growth in self.growths))
-        net = RandomReLUGenerator(widths, seed=int(torch.randint(2**62, ()))).to(self.device)
-        z, truth = torch.randn(2, 1, self.code_size, dtype=torch.float64, device=self.device)
+        net = RandomReLUGenerator(widths, seed=int(torch.randint(2**62, (), generator=rng))).to(self.device)
+        z, truth = torch.randn(2, 1, self.code_size, dtype=torch.float64, generator=rng).to(self.device)
         layers = net.layers(z)
         gradient = net.pull_back(layers, layers[-1] - net(truth))
         limit = expected_gradient(z, truth, net.depth)
