@@ -446,10 +446,9 @@ def _smaller(input_shape: Shape, factor: int) -> tuple[int, int]:
 
 
 def _bicubic(size: int, smaller: int) -> Tensor:
-    """The matrix ``(smaller, size)`` of the interpolation along one axis: what it makes of every unit vector."""
-    units = torch.eye(size, dtype=torch.float64).view(size, 1, size, 1)
-    made = F.interpolate(units, (smaller, 1), mode="bicubic", antialias=True, align_corners=False)
-    return made.view(size, smaller).mT.float().contiguous()
+    """The matrix ``(smaller, size)`` of the interpolation along one axis: what it makes of the identity's columns."""
+    identity = torch.eye(size, dtype=torch.float64)[None, None]
+    return F.interpolate(identity, (smaller, size), mode="bicubic", antialias=True)[0, 0].float()
 
 
 def _listed(shape: Shape) -> str:
