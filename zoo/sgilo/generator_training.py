@@ -33,6 +33,7 @@ class GeneratorTraining:
         inverter_lr: Adam's largest step size for the inverter.
         inverter_epochs: Passes over the images for the inverter.
         deviation_weight: Of the squared distance of latents from the range of the prefix.
+        precision: Of the :class:`~pytorch_lightning.Trainer`, such as ``"bf16-mixed"``.
         seed: Of the whole training; the run's own seed does not change the generator.
         cache_dir: Folder of what is trained; ``None`` takes the variable ``ZOO_CACHE``, else ``cache``.
 
@@ -50,6 +51,7 @@ class GeneratorTraining:
     inverter_lr: float = 3e-3
     inverter_epochs: int = 2
     deviation_weight: float = 0.01
+    precision: str = "32-true"
     seed: int = 0
     cache_dir: str | None = None
 
@@ -108,11 +110,12 @@ class GeneratorTraining:
         with isolate_rng():
             torch.manual_seed(self.seed)
             module = VAEModule(self.latent_dim, tuple(input_shape), self.hidden_dim, self.channels, self.lr)  # type: ignore[arg-type]
-            train(module, data.train_dataloader(), device, max_epochs=self.max_epochs, **trainer)
+            options = {"precision": self.precision} | trainer
+            train(module, data.train_dataloader(), device, max_epochs=self.max_epochs, **options)
             inverter = Inverter(module.vae, self.split, range_only=self.range_only)
             if not self.range_only:
                 second = InverterModule(inverter, self.deviation_weight, self.inverter_lr)
-                train(second, data.train_dataloader(), device, max_epochs=self.inverter_epochs, **trainer)
+                train(second, data.train_dataloader(), device, max_epochs=self.inverter_epochs, **options)
         return {name: value.cpu() for name, value in inverter.state_dict().items()}
 
 

@@ -31,6 +31,7 @@ class ScoreTraining:
         lr: Adam's largest step size.
         batch_size: Latents of a step.
         num_steps: Of the training.
+        precision: Of the :class:`~pytorch_lightning.Trainer`, such as ``"bf16-mixed"``.
         seed: Of the training; the run's own seed does not change the network.
         cache_dir: Folder of what is trained; ``None`` takes the variable ``ZOO_CACHE``, else ``cache``.
 
@@ -47,6 +48,7 @@ class ScoreTraining:
     lr: float = 1e-3
     batch_size: int = 256
     num_steps: int = 3000
+    precision: str = "32-true"
     seed: int = 0
     cache_dir: str | None = None
 
@@ -137,7 +139,8 @@ class ScoreTraining:
             module.to(device)
             latents = latents_of(module.inverter, (batch[0].to(device) for batch in data.train_dataloader()))
             module.adopt(latents)
-            train(module, batches_of(latents, self.batch_size), device, max_steps=self.num_steps, **trainer)
+            options = {"precision": self.precision, "max_steps": self.num_steps} | trainer
+            train(module, batches_of(latents, self.batch_size), device, **options)
             models = LatentModels(module.inverter, module.average)
             models.gaussian.fit(latents.cpu())
         return {name: value.cpu() for name, value in models.state_dict().items()}

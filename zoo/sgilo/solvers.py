@@ -333,7 +333,7 @@ class SGILO(Solver):
         start: Reconstruction | None,
         rng: torch.Generator | None,
     ) -> Reconstruction:
-        state = _repeated(_state_at(generator, start, self.split), self.num_chains)
+        state = _repeated(_state_at(generator, start, self.split), len(y), self.num_chains)
         latent = generator.latent(state)
         term = DataTerm(_suffix(generator, state, self.split), operator, y, self.num_chains)
         prior = _find(self.prior, priors).centred(latent) if self.prior_weight else None
@@ -424,7 +424,7 @@ class PosteriorLangevin(Solver):
         start: Reconstruction | None,
         rng: torch.Generator | None,
     ) -> Reconstruction:
-        state = _repeated(_state_at(generator, start, self.split), self.num_chains)
+        state = _repeated(_state_at(generator, start, self.split), len(y), self.num_chains)
         latent = generator.latent(state)
         decode = _suffix(generator, state, self.split)
         term = DataTerm(decode, operator, y, self.num_chains)
@@ -578,20 +578,22 @@ def _reduced(
         return Reconstruction(images.view(num_chains, -1, *images.shape[1:]).mean(0), kept, split, least, history)
 
 
-def _repeated(state: Any, num_chains: int) -> Any:
-    """The state for several chains of each image, chain after chain."""
-    return _map(lambda one: one.repeat(num_chains, *[1] * (one.ndim - 1)), state) if num_chains > 1 else state
+def _repeated(state: Any, num_images: int, num_chains: int) -> Any:
+    """The state for several chains of each image, chain after chain; what all images share stays as it is."""
+    if num_chains == 1:
+        return state
+    return _map(lambda one: one.repeat(num_chains, *[1] * (one.ndim - 1)) if len(one) == num_images else one, state)
 
 
 def _best(state: Any, error: Tensor, num_chains: int) -> tuple[Any, Tensor]:
     """Of each image the chain of the smallest error: its state, and the error."""
     least, chain = error.view(num_chains, -1).min(0)
     rows = chain * len(chain) + torch.arange(len(chain), device=chain.device)
-    return _map(lambda one: one[rows], state), least
+    return _map(lambda one: one[rows] if len(one) == len(error) else one, state), least
 
 
 def _map(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """Apply a function to every tensor with a batch axis: a state is one, or a tuple with lists of them."""
+    """Apply a function to every tensor of a state, which is one, or a tuple of some, of tuples, and of ``None``."""
     if state is None:
         return None
     if isinstance(state, Tensor):
