@@ -290,6 +290,6 @@ def test_problems_that_cannot_be_are_refused(arguments, message):
 
 def test_more_images_than_there_are_is_an_error_before_the_test():
     with pytest.raises(
-        ValueError, match=r"num_images times num_draws must be at most .*, the test images, got 200 x 9"
+        ValueError, match=r"num_images times num_draws must be at most .*, the test images, got 200"
     ):
         problems(num_images=200, num_draws=9).setup("test")
