@@ -1,0 +1,233 @@
+"""What the paper asserts, and the runs that could refute it."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.claims import Check, Claim, Results, Run, Verdict
+from zoo.evidence import Values, chosen, of_replicas, span, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The theory: Langevin chains on the codes of random generators.
+NETS = 20
+MEASUREMENTS = (20, 40, 60, 80, 120, 240)
+CODE_SIZE = 20
+EXPANSIONS = (1.5, 2, 3, 6)
+LAW_BETAS = {120: [1e4, 1e3], 720: [1e4]}  # by number of measurements
+LAW_NETS = 3
+APART: dict[str, Any] = {"model.coupled": False, "model.starts": ["random"]}
+RECOVERY = APART | {
+    "model.num_measurements": list(MEASUREMENTS),
+    "model.inverse_temperature": [1e4, None],
+    "model.num_nets": NETS,
+    "model.steps_per_epoch": 100,
+    "trainer.max_epochs": 15,
+}
+
+
+def expansion(factor: float) -> dict[str, Any]:
+    """Networks whose layers widen by a factor, all of their output being seen."""
+    return APART | {
+        "model.widths": [CODE_SIZE, round(CODE_SIZE * factor), round(CODE_SIZE * factor**2)],
+        "model.num_measurements": None,
+        "model.inverse_temperature": 1e4,
+        "model.step_size": 0.15,
+        "model.starts": ["random", "opposite"],
+        "model.num_nets": NETS,
+        "model.steps_per_epoch": 100,
+        "trainer.max_epochs": 10,
+    }
+
+
+def law(num_measurements: int) -> dict[str, Any]:
+    """Chains that run for long enough to tell their stationary law."""
+    return APART | {
+        "model.num_measurements": num_measurements,
+        "model.inverse_temperature": LAW_BETAS[num_measurements],
+        "model.num_nets": LAW_NETS,
+        "model.num_chains": 32,
+        "model.burn_in": 1500,
+        "model.steps_per_epoch": 500,
+        "trainer.max_epochs": 9,
+    }
+
+
+def theory_runs(scale: str) -> list[Run]:
+    """The longest first."""
+    kinds: list[tuple[str, dict[str, Any]]] = [("sgilo_theory", law(720)), ("sgilo_theory", law(120))]
+    kinds += [("sgilo_theory", RECOVERY), ("sgilo_theory", {})]
+    kinds += [("sgilo_theory", expansion(factor)) for factor in reversed(EXPANSIONS)]
+    kinds += [("sgilo_field", {})]
+    return [Run(recipe, seed, settings) for recipe, settings in kinds for seed in range(1 if scale == "small" else 3)]
+
+
+def theory_checks(results: Results) -> list[Check]:
+    """Recovery, stationary law, mixing, the field, and networks that do not expand."""
+    return [*recovery(results), *stationary_law(results), *mixing(results), field(results), *expansions(results)]
+
+
+def recovered(results: Results) -> Values:
+    """Share of codes that are found, by number of measurements, with noise and without, ``(M, 2)``."""
+    found = of_replicas(chosen(results, "sgilo_theory", RECOVERY), "found")
+    return found.reshape(-1, len(MEASUREMENTS), 2).mean(axis=0)
+
+
+def recovery(results: Results) -> list[Check]:
+    noisy, descent = recovered(results).T
+    enough = np.array(MEASUREMENTS) >= 4 * CODE_SIZE
+    shares = ", ".join(f"{m}: {share:.2f}" for m, share in zip(MEASUREMENTS, noisy))
+    return [
+        Check(
+            "random networks, Langevin from a random start: at least 0.95 of the codes are found from 80 measurements "
+            "on, at most 0.10 from 20, as many as the code has numbers",
+            bool((noisy[enough] >= 0.95).all() and noisy[0] <= 0.1),
+            shares,
+        ),
+        Check("the same by descent", None, ", ".join(f"{m}: {share:.2f}" for m, share in zip(MEASUREMENTS, descent))),
+    ]
+
+
+def second_moments(results: Results, num_measurements: int) -> dict[float, Values]:
+    """Squared distance from the code over the predicted one, of every network, by inverse temperature."""
+    ratios = of_replicas(chosen(results, "sgilo_theory", law(num_measurements)), "second_moment")
+    betas = LAW_BETAS[num_measurements]
+    return {beta: ratios.reshape(-1, len(betas))[:, i] for i, beta in enumerate(betas)}
+
+
+def stationary_law(results: Results) -> list[Check]:
+    cold = np.concatenate([second_moments(results, m)[1e4] for m in LAW_BETAS])
+    within = (cold >= 0.95) & (cold <= 1.12)
+    errors = np.concatenate(
+        [of_replicas(chosen(results, "sgilo_theory", law(m)), "error").ravel() for m in LAW_BETAS]
+    )  # at the last step
+    return [
+        Check(
+            "their squared distance from the code is that of exp(-beta f) near it, 0.95 to 1.12 of the predicted one, "
+            "for at least 5 of 6 networks at beta = 10,000",
+            bool(within.mean() >= 5 / 6),
+            ", ".join(f"{ratio:.3f}" for ratio in cold),
+        ),
+        Check(
+            "the same at beta = 1,000, where the wells are less quadratic",
+            None,
+            span(second_moments(results, 120)[1e3]),
+        ),
+        Check("chains that are elsewhere at the end", None, f"{(errors > 0.5).sum()} of {errors.size}"),
+    ]
+
+
+def contraction(results: Results) -> tuple[Values, Values]:
+    """What the distance of coupled chains loses in a step, once they are near, and the predicted loss, ``(nets,)``."""
+    losses, predicted = [], []
+    found = chosen(results, "sgilo_theory")
+    number = of_replicas(found, "distance").shape[1]
+    for i in range(number):
+        for (steps, distance), (_, slowest) in zip(found.curves(f"distance/{i}"), found.curves(f"slowest/{i}")):
+            last_far = int(np.flatnonzero(distance >= 1e-2)[-1])
+            near = (np.arange(len(steps)) > last_far) & (distance > 1e-10)
+            slope = np.polyfit(steps[near], np.log(distance[near]), 1)[0] if near.sum() > 1 else np.nan
+            losses.append(1 - np.exp(slope))
+            predicted.append(slowest[0])
+    return np.array(losses), np.array(predicted)
+
+
+def mixing(results: Results) -> list[Check]:
+    apart = of_replicas(chosen(results, "sgilo_theory"), "distance")
+    losses, predicted = contraction(results)
+    ratios = losses / predicted
+    return [
+        Check(
+            "chains from far and opposite starts with the same noise are within 0.001 of each other after 4,000 steps, "
+            "in at least 9 of 10 networks",
+            bool((apart < 1e-3).mean() >= 0.9),
+            f"{(apart < 1e-3).sum()} of {apart.size}; at most {apart.max():.1e}",
+        ),
+        Check(
+            "near the code they approach each other by the smallest eigenvalue of the Hessian, within 30 %",
+            bool((np.abs(ratios - 1) <= 0.3).all()),
+            f"{span(ratios)} of the predicted loss, which is {span(predicted)} a step",
+        ),
+    ]
+
+
+def field(results: Results) -> Check:
+    errors = of_replicas(chosen(results, "sgilo_field"), "field_error").mean(axis=0)
+    return Check(
+        "the gradient comes nearer to its limit as layers widen, to less than 0.35 of its length at a factor of 60",
+        bool((np.diff(errors) < 0).all() and errors[-1] < 0.35),
+        ", ".join(f"{error:.2f}" for error in errors),
+    )
+
+
+def expanded(results: Results) -> NDArray[np.float64]:
+    """Share of codes that are found by expansion, from random and from opposite starts, ``(E, 2)``."""
+    found = [of_replicas(chosen(results, "sgilo_theory", expansion(factor)), "found") for factor in EXPANSIONS]
+    return np.stack([one.reshape(-1, 2).mean(axis=0) for one in found])
+
+
+def expansions(results: Results) -> list[Check]:
+    random, opposite = expanded(results).T
+    return [
+        Check(
+            "networks whose layers widen by 1.5 only: at most 0.2 of the codes are found",
+            bool(random[0] <= 0.2),
+            f"{random[0]:.2f}",
+        ),
+        Check(
+            "found from a random and from the opposite start, by expansion",
+            None,
+            ", ".join(f"{f:g}: {a:.2f} and {b:.2f}" for f, a, b in zip(EXPANSIONS, random, opposite)),
+        ),
+    ]
+
+
+def draw_mixing(results: Results, axes: "Axes") -> None:
+    """The largest distance between coupled chains, network by network."""
+    found = chosen(results, "sgilo_theory")
+    for i in range(of_replicas(found, "distance").shape[1]):
+        for steps, distance in found.curves(f"distance/{i}"):
+            axes.semilogy(steps, np.maximum(distance, 1e-17), color="C0", alpha=0.6)
+    axes.set(xlabel="step", ylabel="largest distance, relative", title="Random networks: coupled chains meet")
+    tidy(axes, legend=False)
+
+
+def draw_recovery(results: Results, axes: "Axes") -> None:
+    """Share of codes that are found, by number of measurements."""
+    for shares, name in zip(recovered(results).T, ("Langevin, beta 10,000", "descent")):
+        axes.semilogx(MEASUREMENTS, shares, "o-", label=name)
+    axes.set_xticks(MEASUREMENTS, [str(m) for m in MEASUREMENTS])
+    axes.minorticks_off()
+    axes.set(xlabel="measurements", ylabel="share found", title=f"Random networks: codes of {CODE_SIZE} numbers")
+    tidy(axes)
+
+
+def runs(scale: str) -> list[Run]:
+    return theory_runs(scale)
+
+
+def verdict(results: Results) -> Verdict:
+    return Verdict({}, theory_checks(results))
+
+
+def figure(results: Results) -> "Figure":
+    """Mixing and recovery."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    draw_mixing(results, left)
+    draw_recovery(results, right)
+    return drawing
+
+
+CLAIM = Claim(
+    statement="Langevin chains on the codes of random expansive networks mix fast, and their law is the posterior",
+    paper_figures={},
+    runs=runs,
+    verdict=verdict,
+    figure=figure,
+)
