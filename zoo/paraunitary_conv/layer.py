@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zoo.paraunitary_conv.cached_weight import CachedWeight
+from zoo.paraunitary_conv.circular_conv import CONV, adjoint_kernel, circular_conv, swapped
 from zoo.paraunitary_conv.orthogonal import Chart
 from zoo.paraunitary_conv.padding import circular_fold, circular_pad
 from zoo.paraunitary_conv.parametrization import Init, SeparableParaunitary
@@ -16,7 +17,6 @@ from zoo.paraunitary_conv.singular_values import conv_singular_values, per_axis
 
 PaddingMode = Literal["circular", "zeros"]
 PADDING_MODES = get_args(PaddingMode)
-CONV = {1: F.conv1d, 2: F.conv2d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 PLAIN: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 CIRCULAR_PAD: dict[int, Any] = {1: nn.CircularPad1d, 2: nn.CircularPad2d}
@@ -66,6 +66,10 @@ class _OrthogonalConv(CachedWeight):
     def _axes(self) -> list[tuple[int, int, int]]:
         return list(zip(self.kernel_size, self.stride, self.dilation))
 
+    @property
+    def _unit_stride(self) -> bool:
+        return all(step == 1 for step in self.stride)
+
     def forward(self, x: Tensor) -> Tensor:
         """The convolution.
 
@@ -110,6 +114,8 @@ class _OrthogonalConv(CachedWeight):
             )
         if self.padding_mode == "circular":
             self._check_lengths(lengths)
+            if self._unit_stride:
+                return circular_conv(x, self.current_weight(), bias, self.padding, self.dilation, self.groups)
             x = circular_pad(x, self.padding)
         else:
             x = F.pad(x, self._reversed_padding())
@@ -119,6 +125,9 @@ class _OrthogonalConv(CachedWeight):
         if self.padding_mode == "circular":
             lengths = y.shape[-self.num_axes :]
             self._check_lengths([length * step for length, step in zip(lengths, self.stride)])
+            if self._unit_stride:
+                kernel = adjoint_kernel(self.current_weight(), self.groups)
+                return circular_conv(y, kernel, None, swapped(self.padding), self.dilation, self.groups)
         weight = self.current_weight()
         x = CONV_TRANSPOSE[self.num_axes](y, weight, None, self.stride, 0, 0, self.groups, self.dilation)
         if self.padding_mode == "circular":
