@@ -1,16 +1,17 @@
 """Inverse problems over images: to be solved from few or coarse measurements with noise."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules import inverse_operators as operators
 from datamodules.augmentation import normalize as normalized
+from datamodules.batches import BatchOrder
 from datamodules.inverse_operators import ForwardOperator
 from datamodules.vision import VisionDataModule
 
@@ -177,14 +178,10 @@ class InverseProblemDataModule(VisionDataModule):
         self._chosen(0)
 
     def test_dataloader(self) -> DataLoader:
-        """The problems, one a batch; every process is given all of them."""
-        return DataLoader(_Problems(self), batch_size=None, generator=torch.Generator())
-
-    def problems(self) -> Iterator[InverseBatch]:
-        """The problems, by number of measurements and draw, on the CPU."""
-        for count in self.measurement_counts:
-            for draw in range(self.num_draws):
-                yield self.problem(count, draw)
+        """The problems, one a batch, shared among the processes."""
+        problems, (num_replicas, rank) = _Problems(self), self._world()
+        order = BatchOrder(len(problems), batch_size=1, num_replicas=num_replicas, rank=rank)
+        return DataLoader(problems, batch_size=None, sampler=order, generator=torch.Generator())
 
     def problem(self, count: int | None, draw: int) -> InverseBatch:
         """One of them.
@@ -225,17 +222,18 @@ class InverseProblemDataModule(VisionDataModule):
         return order[draw * self.num_images : (draw + 1) * self.num_images]
 
 
-class _Problems(IterableDataset[InverseBatch]):
-    """The problems of a datamodule, made when they are asked for."""
+class _Problems(Dataset[InverseBatch]):
+    """The problems of a datamodule, each made when it is asked for, by number of measurements and draw."""
 
     def __init__(self, data: InverseProblemDataModule) -> None:
         self.data = data
+        self.kinds = [(count, draw) for count in data.measurement_counts for draw in range(data.num_draws)]
 
     def __len__(self) -> int:
-        return len(self.data.measurement_counts) * self.data.num_draws
+        return len(self.kinds)
 
-    def __iter__(self) -> Iterator[InverseBatch]:
-        return self.data.problems()
+    def __getitem__(self, index: Tensor) -> InverseBatch:
+        return self.data.problem(*self.kinds[int(index)])
 
 
 def _listed(value: Any) -> list[Any]:

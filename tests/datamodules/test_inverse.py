@@ -206,18 +206,18 @@ def test_a_problem_is_images_of_the_test_measured_with_noise():
 
 def test_the_problems_of_a_seed_are_the_same_whatever_else_is_asked_for():
     few, many = problems(num_measurements=16, num_draws=1), problems(num_draws=3)
-    alone, among = next(few.problems()), list(many.problems())[3]
+    alone, among = next(iter(few.test_dataloader())), list(many.test_dataloader())[3]
     assert torch.equal(alone.y, among.y)
     assert torch.equal(alone.operator.mask, among.operator.mask)
-    again = list(many.problems())[3]
+    again = list(many.test_dataloader())[3]
     assert torch.equal(again.y, among.y)
-    other = next(problems(num_measurements=16, num_draws=1, seed=1).problems())
+    other = problems(seed=1).problem(16, 0)
     assert not torch.equal(other.y, alone.y)
 
 
 def test_problems_may_be_of_validation_images():
     data = problems(problems_from="val")
-    batch = next(data.problems())
+    batch = next(iter(data.test_dataloader()))
     torch.testing.assert_close(batch.x, data.parts["val"].x[batch.index].permute(0, 3, 1, 2) / 255)
 
 
@@ -240,7 +240,7 @@ def test_training_batches_are_images_in_the_unit_interval():
     ],
 )
 def test_every_task_has_its_operator(arguments, count):
-    batch = next(problems(**arguments).problems())
+    batch = next(iter(problems(**arguments).test_dataloader()))
     assert batch.operator.num_measurements == count
     assert batch.y.shape == (6, count)
 
@@ -255,9 +255,19 @@ def test_the_trainer_is_given_every_problem_with_its_operator():
     (metrics,) = trainer.test(Solver(), problems(noise_std=0.0), verbose=False)
     expected = [
         (batch.x * ~batch.operator.mask.unsqueeze(1)).square().mean().item()
-        for batch in problems(noise_std=0.0).problems()
+        for batch in problems(noise_std=0.0).test_dataloader()
     ]
     assert list(metrics.values()) == pytest.approx(expected)
+
+
+def test_processes_share_the_problems():
+    whole, shares = problems(num_draws=3), [problems(num_draws=3) for _ in range(4)]
+    for rank, share in enumerate(shares):
+        share._world = lambda rank=rank: (4, rank)
+    found = [[batch.index.tolist() for batch in share.test_dataloader()] for share in shares]
+    expected = [batch.index.tolist() for batch in whole.test_dataloader()]
+    assert [len(one) for one in found] == [2, 2, 1, 1]
+    assert [found[i % 4][i // 4] for i in range(6)] == expected
 
 
 def test_the_description_tells_task_measurements_noise_and_images():
@@ -289,7 +299,5 @@ def test_problems_that_cannot_be_are_refused(arguments, message):
 
 
 def test_more_images_than_there_are_is_an_error_before_the_test():
-    with pytest.raises(
-        ValueError, match=r"num_images times num_draws must be at most .*, the test images, got 200"
-    ):
+    with pytest.raises(ValueError, match=r"num_images times num_draws must be at most .*, the test images, got 200"):
         problems(num_images=200, num_draws=9).setup("test")

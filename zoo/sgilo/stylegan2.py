@@ -36,7 +36,7 @@ class SynthesisState(NamedTuple):
         feature: What the next block is given, ``(B, C, r, r)``; this is what solvers move.
         skip: The image so far, ``(B, 3, r, r)``; ``None`` starts it anew.
         styles: The style of every layer, ``(B, num_styles, style_dim)``.
-        noises: The noise of every layer, ``(1, 1, r, r)`` or one for each image, ``(B, 1, r, r)``.
+        noises: The noise of every layer, ``(B, 1, r, r)``.
     """
 
     feature: Tensor
@@ -151,6 +151,7 @@ class StyleGAN2(SplitGenerator):
         noises = tuple(self.noises.buffers()) if noises is None else noises
         if len(noises) != self.num_styles - 1:
             raise ValueError(f"noises must be {self.num_styles - 1}, one for each layer, got {len(noises)}")
+        noises = tuple(noise.expand(len(styles), -1, -1, -1) for noise in noises)
         feature = self.conv1(self.input(len(styles)), styles[:, 0], noises[0])
         state = SynthesisState(feature, self.to_rgb1(feature, styles[:, 1]), styles, noises)
         state = self._blocks(state, 1, split)
