@@ -1,7 +1,7 @@
 """Inverse problems over images: to be solved from few or coarse measurements with noise."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -197,18 +197,20 @@ class InverseProblemDataModule(VisionDataModule):
         return InverseBatch(x, measured(x, operator, self.noise_std, generator), operator, index, self.noise_std)
 
     def _operator(self, count: int | None, generator: torch.Generator) -> ForwardOperator:
-        shape, batch = self.input_shape, self.num_images
-        makers: dict[str, Callable[[], ForwardOperator]] = {
-            "random_inpainting": lambda: operators.RandomInpainting(shape, count or 0, batch, generator),
-            "box_inpainting": lambda: operators.BoxInpainting(shape, self.box_size or 0, batch, generator),
-            "gaussian": lambda: operators.GaussianSensing(shape, count or 0, generator),
-            "circulant": lambda: operators.PartialCirculant(shape, count or 0, generator),
-            "average_pooling": lambda: operators.AveragePooling(shape, self.factor or 0),
-            "bicubic": lambda: operators.BicubicDownsampling(shape, self.factor or 0),
-            "grayscale": lambda: operators.Grayscale(shape),
-            "identity": lambda: operators.Identity(shape),
+        counted = {"num_measurements": count, "generator": generator}
+        of_each = {"batch_size": self.num_images, "generator": generator}
+        kinds: dict[str, tuple[type[ForwardOperator], dict[str, Any]]] = {
+            "random_inpainting": (operators.RandomInpainting, counted | of_each),
+            "box_inpainting": (operators.BoxInpainting, {"box_size": self.box_size} | of_each),
+            "gaussian": (operators.GaussianSensing, counted),
+            "circulant": (operators.PartialCirculant, counted),
+            "average_pooling": (operators.AveragePooling, {"factor": self.factor}),
+            "bicubic": (operators.BicubicDownsampling, {"factor": self.factor}),
+            "grayscale": (operators.Grayscale, {}),
+            "identity": (operators.Identity, {}),
         }
-        return makers[self.task]()
+        kind, options = kinds[self.task]
+        return kind(self.input_shape, **options)
 
     def _chosen(self, draw: int) -> Tensor:
         """Positions of the images of a draw: no image is in two of them."""
