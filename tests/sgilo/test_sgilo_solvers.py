@@ -17,7 +17,9 @@ def given(generator, latent):
 def exact_prior(generator, num=50):
     """A Gaussian prior of known mean and precision."""
     prior = GaussianPrior(generator.latent_shape(1)).double()
-    draws = torch.randn(num, *generator.latent_shape(1), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    draws = torch.randn(
+        num, *generator.latent_shape(1), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     return prior.fit(draws + 0.5)
 
 
@@ -72,7 +74,9 @@ def test_posterior_samples_have_the_mean_and_covariance_of_the_gaussian_posterio
     for i in range(2):
         images = found.chains[:, i].flatten(1)
         error = (images.mean(0) - mean[i] @ matrix).abs()
-        assert (error < 4 * (covariance.diagonal() / 2000).sqrt() * 1.5).all()  # draws of a chain are not quite independent
+        assert (
+            error < 4 * (covariance.diagonal() / 2000).sqrt() * 1.5
+        ).all()  # draws of a chain are not quite independent
         assert (torch.cov(images.T) - covariance).norm() < 0.12 * covariance.norm()
     torch.testing.assert_close(found.x, found.chains.mean(0))
 
