@@ -165,7 +165,7 @@ class InverseProblemDataModule(VisionDataModule):
         """The data in one line, for tables."""
         counts = [str(count) for count in self.measurement_counts if count is not None]
         kind = self.task.replace("_", " ") + (f" of {', '.join(counts)}" if counts else "")
-        number = f"{self.num_draws} x {self.num_images} {self.problems_from} images"
+        number = f"{self.num_draws} x {self.images_per_draw} {self.problems_from} images"
         return f"{super().description.removesuffix(')')}; {kind}, noise {self.noise_std:g}, {number})"
 
     def setup(self, stage: str) -> None:
@@ -198,7 +198,7 @@ class InverseProblemDataModule(VisionDataModule):
 
     def _operator(self, count: int | None, generator: torch.Generator) -> ForwardOperator:
         counted = {"num_measurements": count, "generator": generator}
-        of_each = {"batch_size": self.num_images, "generator": generator}
+        of_each = {"batch_size": self.images_per_draw, "generator": generator}
         kinds: dict[str, tuple[type[ForwardOperator], dict[str, Any]]] = {
             "random_inpainting": (operators.RandomInpainting, counted | of_each),
             "box_inpainting": (operators.BoxInpainting, {"box_size": self.box_size} | of_each),
@@ -212,16 +212,22 @@ class InverseProblemDataModule(VisionDataModule):
         kind, options = kinds[self.task]
         return kind(self.input_shape, **options)
 
+    @property
+    def images_per_draw(self) -> int:
+        """Images of a draw: as many as asked for, but a stand-in gives what it has."""
+        available = len(self.parts[self.problems_from]) // self.num_draws
+        return min(self.num_images, max(1, available)) if self.is_stand_in else self.num_images
+
     def _chosen(self, draw: int) -> Tensor:
         """Positions of the images of a draw: no image is in two of them."""
-        number = len(self.parts[self.problems_from])
-        if self.num_images * self.num_draws > number:
+        number, size = len(self.parts[self.problems_from]), self.images_per_draw
+        if size * self.num_draws > number:
             raise ValueError(
                 f"num_images times num_draws must be at most {number}, the {self.problems_from} images, got "
-                f"{self.num_images} x {self.num_draws}"
+                f"{size} x {self.num_draws}"
             )
         order = torch.randperm(number, generator=torch.Generator().manual_seed(_mixed(self.seed)))
-        return order[draw * self.num_images : (draw + 1) * self.num_images]
+        return order[draw * size : (draw + 1) * size]
 
 
 class _Problems(Dataset[InverseBatch]):

@@ -301,3 +301,11 @@ def test_problems_that_cannot_be_are_refused(arguments, message):
 def test_more_images_than_there_are_is_an_error_before_the_test():
     with pytest.raises(ValueError, match=r"num_images times num_draws must be at most .*, the test images, got 200"):
         problems(num_images=200, num_draws=9).setup("test")
+
+
+@pytest.mark.filterwarnings("ignore:TRAINING ON A STAND-IN")
+def test_a_stand_in_gives_what_it_has():
+    data = problems(name="mnist", if_unavailable="stand_in", num_images=10_000, num_measurements=16)
+    number = len(data.parts["test"]) // 2
+    assert data.problem(16, 1).y.shape == (number, 16)
+    assert f"2 x {number} test images" in data.description
