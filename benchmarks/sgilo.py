@@ -1,7 +1,7 @@
 """Solvers of inverse problems: all images and restarts in one batch, beside one image at a time.
 
-``python benchmarks/sgilo.py`` (or ``make bench BENCH=sgilo``). Both sides are the same solvers with the same settings on
-the same measurements, 80 random projections of images of 28 x 28 pixels; the decoder and the score network have the
+``python benchmarks/sgilo.py`` (or ``make bench BENCH=sgilo``). Both sides are the same solvers with the same settings
+on the same measurements, 80 random projections of images of 28 x 28 pixels; the decoder and the score network have the
 sizes of the recipe and are not trained. The sides take turns in one run; figures are medians with their range, for all
 images. A stage is 20 steps here, not the recipe's 150 and 100: the time of a step is the same. ILO and SGILO are given
 their start, CSGM has two restarts. As a check the largest difference of the images of ILO on both sides is told.

@@ -1,5 +1,6 @@
 """The module whose test solves inverse problems."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ class InverseEvaluation(LightningModule):
         generator: One that needs no training.
         priors: Those that the solvers may ask for by name, beside a ``generator`` of your own.
         training: How generator and priors are trained, where ``generator`` is ``None``.
-        seed: Of the solvers' randomness.
+        seed: Of the solvers' randomness; ``None`` takes the one of ``seed_everything``, 0 if there is none.
 
     Raises:
         ValueError: If an argument is out of range, or both or neither of ``generator`` and ``training`` are given.
@@ -57,7 +58,7 @@ class InverseEvaluation(LightningModule):
         generator: SplitGenerator | None = None,
         priors: Mapping[str, LatentPrior] | None = None,
         training: ScoreTraining | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if not solvers:
@@ -71,9 +72,10 @@ class InverseEvaluation(LightningModule):
             )
         if priors and training:
             raise ValueError(f"priors must be left out where training is given, got {', '.join(priors)}")
-        self.save_hyperparameters("input_shape", "seed")
+        self.save_hyperparameters("input_shape")
         self.automatic_optimization = False
-        self.solvers, self.plan, self.seed = solvers, training, seed
+        self.solvers, self.plan = solvers, training
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.ready = training is None
         if training is None:
             assert generator is not None
