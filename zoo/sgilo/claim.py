@@ -364,7 +364,8 @@ def figure(results: Results) -> "Figure":
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(15, 11), layout="constrained")
-    top, bottom = drawing.subfigures(2, 1, height_ratios=(1.25, 1))
+    halves: Any = drawing.subfigures(2, 1, height_ratios=(1.25, 1))
+    top, bottom = halves
     draw_images(results, top, 80, num_images=6)
     axes = bottom.subplots(1, 4)
     draw_errors(results, axes[0], "random_inpainting", INPAINTING)

@@ -195,7 +195,7 @@ class Inverter(nn.Module):
         super().__init__()
         shape = vae.decoder.latent_shape(split)
         self.vae, self.split, self.range_only = vae.requires_grad_(False), split, range_only
-        image_channels = vae.decoder.blocks[-1][-1].out_channels  # type: ignore[index, union-attr]
+        image_channels = vae.decoder.blocks[-1][-1].out_channels  # type: ignore[index]
         layers: list[nn.Module] = [nn.Conv2d(2 * image_channels, channels, 4, 2, 1), nn.LeakyReLU(SLOPE)]
         if split == 1:
             layers += [nn.Conv2d(channels, channels, 4, 2, 1), nn.LeakyReLU(SLOPE)]

@@ -116,9 +116,9 @@ class InverseEvaluation(LightningModule):
         shape, options = tuple(self.hparams["input_shape"]), inner_options(self.trainer)
         with torch.inference_mode(False), torch.enable_grad():
             if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                weights = self.plan.fit(data, shape, self.device, **options)  # type: ignore[arg-type]
+                weights = self.plan.fit(data, shape, self.device, **options)
             else:
-                weights = self.plan.obtain(data, shape, self.device, self.asks_for_priors, **options)  # type: ignore[arg-type]
+                weights = self.plan.obtain(data, shape, self.device, self.asks_for_priors, **options)
             self.models.load_state_dict(weights, strict=self.asks_for_priors)
         self.ready = True
 
