@@ -42,6 +42,18 @@ def test_derivatives_of_all_kinds_are_those_of_finite_differences(case):
     assert torch.autograd.gradgradcheck(lambda *t: circular_conv(*t, *options), tensors)
 
 
+@pytest.mark.parametrize("position", range(3))
+def test_a_derivative_along_a_single_argument_is_linear_in_it(position):
+    tensors, options = problem("2d")
+    direction = torch.randn_like(tensors[position])
+
+    def of_one(tensor):
+        return circular_conv(*tensors[:position], tensor, *tensors[position + 1 :], *options)
+
+    y, along = torch.func.jvp(of_one, (tensors[position],), (direction,))
+    torch.testing.assert_close(along, of_one(tensors[position] + direction) - y)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_adjoint_kernel_makes_the_adjoint(case):
     (x, weight, _), (pads, dilation, groups) = problem(case)

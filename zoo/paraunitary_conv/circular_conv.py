@@ -44,7 +44,7 @@ def circular_conv(
     if torch.is_autocast_enabled(x.device.type):  # a function of one's own is not cast by it
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = (None if part is None else _cast(part, dtype) for part in (x, weight, bias))  # type: ignore[assignment]
-    return _CircularConv.apply(x, weight, bias, tuple(pads), tuple(dilation), groups)
+    return _apply(x, weight, bias, tuple(pads), tuple(dilation), groups)
 
 
 def adjoint_kernel(weight: Tensor, groups: int = 1) -> Tensor:
@@ -74,58 +74,76 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
+def _apply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pads: Pads, dilation: tuple[int, ...], groups: int
+) -> Tensor:
+    return _CircularConv.apply(x, circular_pad(x, pads), weight, bias, pads, dilation, groups)
+
+
 class _CircularConv(torch.autograd.Function):
+    """A function of the input, which its padded form, that it is given too, serves to compute.
+
+    All of the input's gradient goes to the input itself, none to its padded form; of that only what differentiates the
+    weight's gradient once more is passed through.
+    """
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, pads: Pads, dilation: tuple[int, ...], groups: int
+        x: Tensor,
+        padded: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        pads: Pads,
+        dilation: tuple[int, ...],
+        groups: int,
     ) -> Tensor:
-        return CONV[len(pads)](circular_pad(x, pads), weight, bias, 1, 0, dilation, groups)
+        return CONV[len(pads)](padded, weight, bias, 1, 0, dilation, groups)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, *ctx.options = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
+        _, padded, weight, bias, *ctx.options = inputs
+        ctx.save_for_backward(padded, weight)
+        ctx.save_for_forward(padded, weight)
         ctx.bias_size = None if bias is None else [len(bias)]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        padded, weight = ctx.saved_tensors
         pads, dilation, groups = ctx.options
-        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        of_x, _, of_weight, of_bias, *_ = ctx.needs_input_grad
         x_gradient = weight_gradient = bias_gradient = None
         if of_x:
-            x_gradient = _CircularConv.apply(
-                gradient, adjoint_kernel(weight, groups), None, swapped(pads), dilation, groups
-            )
+            x_gradient = _apply(gradient, adjoint_kernel(weight, groups), None, swapped(pads), dilation, groups)
         if of_weight or of_bias:
-            none = [0] * len(pads)
+            ones, zeros = [1] * len(pads), [0] * len(pads)
             _, weight_gradient, bias_gradient = torch.ops.aten.convolution_backward(
                 gradient,
-                circular_pad(x, pads),
+                padded,
                 weight,
                 ctx.bias_size,
-                [1] * len(pads),
-                none,
+                ones,
+                zeros,
                 dilation,
                 False,
-                none,
+                zeros,
                 groups,
                 [False, of_weight, of_bias],
             )
-        return x_gradient, weight_gradient, bias_gradient, None, None, None
+        return x_gradient, None, weight_gradient, bias_gradient, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, weight_tangent: Tensor, bias_tangent: Tensor | None, *_: None) -> Tensor:
-        x, weight = ctx.saved_tensors
+    def jvp(ctx: Any, _: Any, padded: Tensor | None, weight: Tensor | None, bias: Tensor | None, *__: Any) -> Tensor:
+        old_padded, old_weight = ctx.saved_tensors
         pads, dilation, groups = ctx.options
+        conv = CONV[len(pads)]
         parts = []
-        if x_tangent is not None:
-            parts.append(_CircularConv.apply(x_tangent, weight, None, pads, dilation, groups))
-        if weight_tangent is not None:
-            parts.append(_CircularConv.apply(x, weight_tangent, None, pads, dilation, groups))
-        if bias_tangent is not None:
-            parts.append(bias_tangent.view(-1, *[1] * len(pads)).expand_as(parts[0]))
+        if padded is not None:
+            parts.append(conv(padded, old_weight, None, 1, 0, dilation, groups))
+        if weight is not None:
+            parts.append(conv(old_padded, weight, None, 1, 0, dilation, groups))
+        if bias is not None:
+            lengths = [length - sum(pad) for length, pad in zip(old_padded.shape[2:], pads)]
+            parts.append(bias.view(-1, *[1] * len(pads)).expand(len(old_padded), -1, *lengths))
         return sum(parts[1:], parts[0])

@@ -97,7 +97,8 @@ class RecurrentEncoder(nn.Module):
         """Encode ``(R, T, F)`` as ``(R, D)``."""
         if len(sequences) == 0:  # a graph without edges
             return sequences.new_zeros(0, self.out_channels)
-        return self.net(sequences)[0][:, -1]
+        last = self.net(sequences)[1]
+        return (last[0] if isinstance(last, tuple) else last)[-1]
 
 
 class SelfAttentionEncoder(nn.Module):
