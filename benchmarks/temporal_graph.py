@@ -154,9 +154,9 @@ def models(data: EnglandCovidDataModule, rounds: int) -> None:
     show(f"Our models, an epoch, batches of {data.batch_size}", "an epoch", seconds, {})
 
 
-def histories(rounds: int) -> None:
+def histories(batch_size: int, rounds: int) -> None:
     """The edge GRU on all histories and on those that differ."""
-    window = next(iter(DynCSLDataModule(seed=0).train_dataloader()))
+    window = next(iter(DynCSLDataModule(batch_size=batch_size, seed=0).train_dataloader()))
     plain = RecurrentEncoder(1, SIZE)
     distinct = DistinctSequences(plain)
 
@@ -167,7 +167,8 @@ def histories(rounds: int) -> None:
         gap = float((plain(window.edge_attr) - distinct(window.edge_attr)).abs().max())
     kinds = len(window.edge_attr.flatten(1).unique(dim=0))
     seconds = take_turns({"distinct histories": step(distinct), "all histories": step(plain)}, rounds)
-    title = f"Edge GRU on DynCSL, 20 sequences: {len(window.edge_attr):,} edges, {kinds} histories; gap {gap:.1e}"
+    edges = f"{len(window.edge_attr):,} edges, {kinds} histories"
+    title = f"Edge GRU on DynCSL, {batch_size} sequences: {edges}; gap {gap:.1e}"
     show(title, "forward and backward", seconds, {"all histories": "distinct histories"})
 
 
@@ -227,7 +228,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     data = EnglandCovidDataModule(batch_size=args.batch_size, if_unavailable="stand_in")
-    histories(10 * args.rounds)
+    for batch_size in (20, 140):  # of the recipe, and all
+        histories(batch_size, 10 * args.rounds)
     unions(data, args.rounds)
     sharing(data, args.rounds)
     forecasts(data, args.rounds)

@@ -37,16 +37,17 @@ def test_rows_are_told_apart_exactly():
 
 def test_rows_of_many_values_are_not_searched():
     assert distinct_rows(torch.rand(200, 8)) is None
-    assert distinct_rows(torch.rand(2000, 2)) is None
+    assert distinct_rows(torch.rand(20_000, 2)) is None
 
 
 def test_rows_that_the_projection_confuses_are_not_taken_for_equal(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.ones(size, dtype=torch.double))
+    confusing = torch.ones(2, dtype=torch.double)
+    monkeypatch.setattr("zoo.temporal_graph.sequences._projection", lambda size, device: confusing)
     assert distinct_rows(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])) is None
 
 
 def test_rare_kinds_that_the_sample_misses_are_found_all_the_same():
-    rows = torch.zeros(3000, 4)
+    rows = torch.zeros(30_000, 4)
     rows[1234, 2] = 1
     first, kind = distinct_rows(rows)
     assert len(first) == 2

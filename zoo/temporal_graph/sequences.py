@@ -1,13 +1,15 @@
 """Encoders of sequences, each interchangeable with the others; and how to work on equal sequences only once."""
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 SAMPLE = 128  # rows, about, by which it is guessed whether many are alike
-MANY = 0.8  # share of different ones in the sample from which on the search does not pay
+LARGE = 64 * SAMPLE  # rows from which on the guess is worth its price
+MANY = 0.8  # share of different ones from which on working on each once does not pay
 
 
 def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -17,8 +19,8 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
         sequences: Shape ``(R, *)``.
 
     Returns:
-        The position of one row of each kind ``(K,)``, and the kind of each row ``(R,)``; ``None`` if nearly all rows of
-        a sample differ, so that there is little to win.
+        The position of one row of each kind ``(K,)``, and the kind of each row ``(R,)``; ``None`` if nearly all rows,
+        or those of a sample of many, differ, so that there is little to win.
 
     Example:
         >>> first, kind = distinct_rows(torch.tensor([[0, 1], [5, 5], [0, 1]]))
@@ -26,20 +28,27 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor] | None:
         (2, True)
     """
     rows = sequences.flatten(1)
-    sample = rows[:: max(1, len(rows) // SAMPLE)]
-    projection = torch.rand(rows.shape[1], dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    projection = projection.to(rows.device)
-    found = _kinds(sample, projection)
-    if found is None or len(found[0]) > MANY * len(sample):
+    if len(rows) >= LARGE and not _few(_kinds(rows[:: len(rows) // SAMPLE]), SAMPLE):
         return None
-    return found if len(sample) == len(rows) else _kinds(rows, projection)
+    found = _kinds(rows)
+    return found if _few(found, len(rows)) else None
 
 
-def _kinds(rows: Tensor, projection: Tensor) -> tuple[Tensor, Tensor] | None:
-    kinds, kind = (rows * projection).sum(dim=1).unique(return_inverse=True)
+def _few(found: tuple[Tensor, Tensor] | None, num_rows: int) -> bool:
+    return found is not None and len(found[0]) <= MANY * num_rows
+
+
+def _kinds(rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    kinds, kind = (rows * _projection(rows.shape[1], rows.device)).sum(dim=1).unique(return_inverse=True)
     position = torch.arange(len(rows), device=rows.device)
     first = torch.empty_like(kinds, dtype=torch.long).scatter_(0, kind, position)
     return (first, kind) if torch.equal(rows[first].index_select(0, kind), rows) else None
+
+
+@lru_cache
+def _projection(size: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.rand(size, dtype=torch.double, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 class DistinctSequences(nn.Module):
