@@ -64,9 +64,8 @@ def test_posterior_samples_have_the_mean_and_covariance_of_the_gaussian_posterio
     matrix = linear.second.detach()
     precision = matrix @ matrix.T / 0.25 + prior.precision
     mean = torch.linalg.solve(precision, matrix @ y.T / 0.25 + (prior.precision @ prior.mean).unsqueeze(1)).T
-    step_size = 0.1 / torch.linalg.eigvalsh(precision)[-1].item()
     sampler = PosteriorLangevin(
-        CSGM(), prior, sigma_eff=0.5, step_size=step_size, num_chains=200, burn_in=500, num_steps=4000, thin=400
+        CSGM(), prior, sigma_eff=0.5, relative_step_size=0.1, num_chains=200, burn_in=500, num_steps=4000, thin=400
     )
     found = sampler.solve(linear, flat, y, start=given(linear, mean), rng=torch.Generator().manual_seed(0))
     assert found.chains.shape == (2000, 2, 1, 1, 6)
@@ -238,7 +237,7 @@ def test_a_chain_that_is_not_finite_is_named():
         (lambda: SGILO(CSGM(), prior_weight=math.nan), "prior_weight must be >= 0"),
         (lambda: SGILO(CSGM(), temperature=-0.1), "temperature must be >= 0"),
         (lambda: SGILO(CSGM(), reduction="median"), "reduction must be 'best' or 'mean', got 'median'"),
-        (lambda: PosteriorLangevin(CSGM(), step_size=0.0), "step_size must be > 0"),
+        (lambda: PosteriorLangevin(CSGM(), relative_step_size=2.0), r"relative_step_size must be in \(0, 2\), got 2.0"),
         (lambda: PosteriorLangevin(CSGM(), prior_weight=0.0), "prior_weight must be > 0"),
     ],
 )

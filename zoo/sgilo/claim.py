@@ -347,7 +347,7 @@ def runs(scale: str) -> list[Run]:
 def verdict(results: Results) -> Verdict:
     """Reconstruction and theory; the figures are means over draws of images and masks."""
     figures = {
-        f"{m} pixels: {name}": errors(results, solver, m).reshape(-1, images_of_a_draw(results)).mean(axis=1)
+        f"{m} pixels: {name}": 1e3 * errors(results, solver, m).reshape(-1, images_of_a_draw(results)).mean(axis=1)
         for m in (40, 80, 160)
         for solver, name in NAMES.items()
     }
@@ -414,5 +414,5 @@ CLAIM = Claim(
     runs=runs,
     verdict=verdict,
     figure=figure,
-    unit="mean squared error of a pixel",
+    unit="mean squared error of a pixel, x 1,000",
 )

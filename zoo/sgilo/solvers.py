@@ -371,7 +371,8 @@ class PosteriorLangevin(Solver):
         prior_weight: Power of the prior, > 0.
         sigma: Noise level at which the score is asked.
         sigma_eff: Standard deviation of what measurements and generator disagree by, > 0.
-        step_size: Of the Langevin algorithm; below 2 over the largest curvature of the potential.
+        relative_step_size: Of the Langevin algorithm, in (0, 2): in units of one over the largest curvature of the
+            potential where the chains begin, which is found before.
         inverse_temperature: 1 draws from the posterior.
         num_chains: Chains of each image.
         burn_in: Steps before the first draw.
@@ -399,7 +400,7 @@ class PosteriorLangevin(Solver):
     prior_weight: float = 1.0
     sigma: float = 0.3
     sigma_eff: float = 0.1
-    step_size: float = 2e-3
+    relative_step_size: float = 0.5
     inverse_temperature: float = 1.0
     num_chains: int = 4
     burn_in: int = 300
@@ -409,11 +410,13 @@ class PosteriorLangevin(Solver):
     def __post_init__(self) -> None:
         _check_at_least(1, split=self.split, num_chains=self.num_chains)
         _check_positive(prior_weight=self.prior_weight, sigma=self.sigma, sigma_eff=self.sigma_eff)
-        self.sampler()
+        if not 0 < self.relative_step_size < 2:
+            raise ValueError(f"relative_step_size must be in (0, 2), got {self.relative_step_size}")
+        self.sampler(1.0)
 
-    def sampler(self) -> LangevinSampler:
-        """What draws."""
-        return LangevinSampler(self.step_size, self.inverse_temperature, self.num_steps, self.burn_in, self.thin)
+    def sampler(self, step_size: float) -> LangevinSampler:
+        """What draws with this step size."""
+        return LangevinSampler(step_size, self.inverse_temperature, self.num_steps, self.burn_in, self.thin)
 
     def _solve(
         self,
@@ -434,7 +437,8 @@ class PosteriorLangevin(Solver):
             slope = term(latent)[1] / self.sigma_eff**2
             return slope.add_(prior.gradient(latent, self.sigma, rng), alpha=self.prior_weight)
 
-        draws = self.sampler().sample(None, latent, rng, gradient=gradient)
+        step_size = self.relative_step_size / largest_curvature(gradient, latent, rng).item()
+        draws = self.sampler(step_size).sample(None, latent, rng, gradient=gradient)
         with torch.no_grad():
             images = torch.stack([decode(sample) for sample in draws.samples])
         chains = images.view(-1, len(y), *images.shape[2:])
@@ -520,6 +524,38 @@ def descend(
         chain, image = divmod(int(column), num_images)
         raise FloatingPointError(f"chain {chain} of image {image} is not finite after {int(first)} steps")
     return parameter.data, history
+
+
+def largest_curvature(
+    gradient: Callable[[Tensor], Tensor],
+    z: Tensor,
+    generator: torch.Generator | None = None,
+    num_steps: int = 30,
+    eps: float = 1e-2,
+) -> Tensor:
+    """The largest eigenvalue of a potential's Hessian, of all chains, by power iteration on differences of gradients.
+
+    Args:
+        gradient: Of the potential, at chains ``(N, *)``; not a random one.
+        z: Where to look, ``(N, *)``.
+        generator: Source of the first direction; the global one if ``None``.
+        num_steps: Products with the Hessian.
+        eps: Length of a difference.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> curvatures = torch.tensor([1.0, 5.0])
+        >>> round(largest_curvature(lambda z: curvatures * z, torch.zeros(3, 2)).item(), 2)
+        5.0
+    """
+    at = gradient(z)
+    direction = torch.empty_like(z).normal_(generator=generator)
+    for _ in range(num_steps):
+        length = direction.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1))
+        direction = (gradient(torch.addcdiv(z, direction, length, value=eps)) - at) / eps
+    return direction.flatten(1).norm(dim=1).max()
 
 
 def _find(prior: LatentPrior | str, priors: Priors) -> LatentPrior:
