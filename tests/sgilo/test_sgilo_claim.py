@@ -17,7 +17,7 @@ from zoo.sgilo.claim import (
 )
 
 USUAL = {"csgm": 0.03, "ilo_30": 0.028, "ilo_100": 0.026, "ilo": 0.035, "sgilo": 0.02, "no_prior": 0.035}
-USUAL |= {"gaussian": 0.0205, "proximity": 0.021}
+USUAL |= {"gaussian": 0.0205, "gaussian_05": 0.0206, "proximity": 0.021, "proximity_05": 0.0215}
 
 
 def results(**changes):
@@ -56,6 +56,7 @@ def test_errors_in_the_order_of_the_paper_reproduce_every_statement():
         ({"csgm": 0.04, "ilo_30": 0.0205}, 2),
         ({"csgm": 0.04, "no_prior": 0.022}, 3),
         ({"csgm": 0.04, "gaussian": 0.018}, 4),
+        ({"csgm": 0.04, "proximity_05": 0.018}, 4),
     ],
 )
 def test_a_smaller_error_of_another_refutes_the_statement_about_it(changes, failed):
