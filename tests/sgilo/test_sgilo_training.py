@@ -186,6 +186,15 @@ def test_a_solver_does_not_change_what_another_finds():
         assert torch.equal(module.solve(problem.operator, problem.y)[name].x, together[name].x)
 
 
+def test_mixed_precision_does_not_change_what_is_found():
+    module = InverseEvaluation({"csgm": CSGM(num_steps=3)}, SHAPE, generator=ConvDecoder(2, SHAPE))
+    problem = problems().problem(16, 0)
+    plain = module.solve(problem.operator, problem.y)["csgm"].x
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = module.solve(problem.operator, problem.y)["csgm"].x
+    assert torch.equal(plain, mixed)
+
+
 def test_only_priors_that_are_asked_for_are_trained():
     assert InverseEvaluation({"a": SGILO(CSGM(), "score")}, SHAPE, training=training()).asks_for_priors
     assert InverseEvaluation({"a": ILO(SGILO(CSGM(), "score"))}, SHAPE, training=training()).asks_for_priors

@@ -95,7 +95,8 @@ class InverseEvaluation(LightningModule):
         generator = self.generator if self.plan is None else self.models.generator
         priors = self.given_priors if self.plan is None else self.models.priors()
         generator.eval()
-        return solve_all(self.solvers, generator, operator, y, priors, self.seed if seed is None else seed)
+        with torch.autocast(y.device.type, enabled=False):  # small steps need all digits
+            return solve_all(self.solvers, generator, operator, y, priors, self.seed if seed is None else seed)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ready = True

@@ -83,7 +83,7 @@ class VAEModule(OneCycleModule):
     def __init__(
         self,
         latent_dim: int = 6,
-        input_shape: tuple[int, int, int] = (1, 28, 28),
+        input_shape: Sequence[int] = (1, 28, 28),
         hidden_dim: int = 128,
         channels: Sequence[int] = (8, 32, 16),
         lr: float = 2e-3,

@@ -109,7 +109,7 @@ class GeneratorTraining:
         """
         with isolate_rng():
             torch.manual_seed(self.seed)
-            module = VAEModule(self.latent_dim, tuple(input_shape), self.hidden_dim, self.channels, self.lr)  # type: ignore[arg-type]
+            module = VAEModule(self.latent_dim, input_shape, self.hidden_dim, self.channels, self.lr)
             options = {"precision": self.precision} | trainer
             train(module, data.train_dataloader(), device, max_epochs=self.max_epochs, **options)
             inverter = Inverter(module.vae, self.split, range_only=self.range_only)
