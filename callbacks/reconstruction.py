@@ -143,16 +143,21 @@ class PairedWinRate(ImageMean):
 
 
 class PosteriorCoverage(ImageMean):
-    """Share of an image's pixels that lie within the central interval of posterior samples.
+    r"""Share of an image's pixels that lie within the central interval of posterior samples.
+
+    A pixel x is within it if :math:`\frac1S \sum_s \Phi((x - x_s) / \sigma)` is between both tails, with
+    :math:`\sigma` the ``pixel_std``: images that a generator makes are never quite the true ones.
 
     ``update(samples, x)`` with samples ``(S, B, *)`` and images ``(B, *)``. The mean is near ``level`` where the
     samples are of the posterior, and smaller where their spread is too small.
 
     Args:
         level: Of the interval, in (0, 1).
+        pixel_std: Standard deviation of what a pixel differs by from that of a sample, >= 0; 0 takes the samples' own
+            quantiles.
 
     Raises:
-        ValueError: If ``level`` is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> metric = PosteriorCoverage(level=0.8)
@@ -161,16 +166,21 @@ class PosteriorCoverage(ImageMean):
         tensor(0.5000)
     """
 
-    def __init__(self, level: float = 0.9) -> None:
+    def __init__(self, level: float = 0.9, pixel_std: float = 0.0) -> None:
         if not 0 < level < 1:
             raise ValueError(f"level must be in (0, 1), got {level}")
+        if not 0 <= pixel_std < math.inf:
+            raise ValueError(f"pixel_std must be >= 0 and finite, got {pixel_std}")
         super().__init__()
-        self.level = level
+        self.level, self.pixel_std = level, pixel_std
 
     def image_values(self, *batch: Tensor) -> Tensor:
         samples, x = batch
         if samples.shape[1:] != x.shape:
             raise ValueError(f"samples must be of shape (S, *{tuple(x.shape)}), got {tuple(samples.shape)}")
         tail = (1 - self.level) / 2
+        if self.pixel_std:
+            share_below = torch.special.ndtr((x - samples) / self.pixel_std).mean(0)
+            return ((share_below - 0.5).abs() <= 0.5 - tail).to(x.dtype).flatten(1).mean(1)
         low, high = torch.quantile(samples, torch.tensor([tail, 1 - tail], dtype=x.dtype, device=x.device), dim=0)
         return ((low <= x) & (x <= high)).to(x.dtype).flatten(1).mean(1)

@@ -40,6 +40,8 @@ class ReconstructionMonitor(pl.Callback):
         reference: Solver that the others are compared with, or ``None``.
         num_shown: How many of the first images are kept, at least 0.
         level: Of the posterior interval, in (0, 1).
+        pixel_std: Standard deviation of what a pixel differs by from that of a sample; see
+            :class:`~callbacks.PosteriorCoverage`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -48,11 +50,13 @@ class ReconstructionMonitor(pl.Callback):
         >>> trainer = pl.Trainer(callbacks=[ReconstructionMonitor(reference="sgilo")], logger=False)
     """
 
-    def __init__(self, reference: str | None = None, num_shown: int = 8, level: float = 0.9) -> None:
+    def __init__(
+        self, reference: str | None = None, num_shown: int = 8, level: float = 0.9, pixel_std: float = 0.0
+    ) -> None:
         if num_shown < 0:
             raise ValueError(f"num_shown must be at least 0, got {num_shown}")
-        PosteriorCoverage(level)
-        self.reference, self.num_shown, self.level = reference, num_shown, level
+        PosteriorCoverage(level, pixel_std)
+        self.reference, self.num_shown, self.level, self.pixel_std = reference, num_shown, level, pixel_std
         self.final_curves: dict[str, Curve] = {}
         self._metrics: dict[tuple[str, str], Metric] = {}
         self._positions: dict[str, ImageMean] = {}
@@ -89,7 +93,7 @@ class ReconstructionMonitor(pl.Callback):
                 residual = MeasurementResidual(batch.noise_std)
                 self._add("residual", f"{name}/{group}", residual, batch.operator(image), batch.y)
         for name, samples in outputs.get("chains", {}).items():
-            self._add("coverage", f"{name}/{group}", PosteriorCoverage(self.level), samples, batch.x)
+            self._add("coverage", f"{name}/{group}", PosteriorCoverage(self.level, self.pixel_std), samples, batch.x)
         if self.reference is not None:
             error = ReconstructionMSE().image_values(found[self.reference], batch.x)
             for name in [name for name in found if name != self.reference]:

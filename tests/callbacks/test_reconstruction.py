@@ -92,6 +92,17 @@ def test_intervals_cover_what_samples_of_the_same_law_should():
     assert abs(metric.compute()["mean"].item() - 0.9) < 0.02
 
 
+def test_intervals_may_count_what_samples_lack():
+    draw = torch.Generator().manual_seed(0)
+    samples = 3 * torch.randn(400, 50, 100, generator=draw)
+    x = 3 * torch.randn(50, 100, generator=draw) + 4 * torch.randn(50, 100, generator=draw)
+    blind, knowing = PosteriorCoverage(), PosteriorCoverage(pixel_std=4.0)
+    blind.update(samples, x)
+    knowing.update(samples, x)
+    assert blind.compute()["mean"] < 0.75
+    assert abs(knowing.compute()["mean"].item() - 0.9) < 0.02
+
+
 def test_a_comparison_of_equals_is_a_tie():
     metric = PairedWinRate()
     metric.update(torch.ones(4), torch.ones(4))
@@ -141,6 +152,7 @@ def test_a_module_without_reconstructions_or_reference_is_refused():
     [
         (lambda: ReconstructionMonitor(num_shown=-1), "num_shown must be at least 0, got -1"),
         (lambda: ReconstructionMonitor(level=1.0), r"level must be in \(0, 1\), got 1.0"),
+        (lambda: ReconstructionMonitor(pixel_std=-1.0), "pixel_std must be >= 0"),
         (lambda: ReconstructionPSNR(0.0), "data_range must be > 0, got 0.0"),
         (lambda: MeasurementResidual(math.nan), "noise_std must be > 0, got nan"),
         (lambda: ReconstructionMSE().update(torch.zeros(2, 3), torch.zeros(2, 4)), "found must have the shape of x"),
