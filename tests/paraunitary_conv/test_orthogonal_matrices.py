@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -80,3 +83,17 @@ def test_rotations_in_blocks_are_orthogonal_and_touch_pairs_only():
 def test_an_unknown_chart_is_named(function):
     with pytest.raises(ValueError, match="chart must be one of cayley, exp, got 'qr'"):
         function("qr")
+
+
+def test_large_matrices_are_inverted_rightly_on_several_threads():
+    code = """
+import torch
+from zoo.paraunitary_conv.orthogonal import orthonormal_columns
+torch.set_num_threads(2)
+x = torch.randn(4, 160, 160, requires_grad=True)
+u = orthonormal_columns(x)
+u.square().sum().backward()
+assert (u.mT @ u - torch.eye(160)).abs().max() < 1e-4
+assert x.grad.abs().max() < 1e-3  # the norm is always the same
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -106,7 +106,7 @@ class LengthMapExperiment(Simulation):
         """Medians over the draws: length map, second moment, fluctuation."""
         width = self.weight.shape[1]
         eye = torch.eye(width, dtype=torch.float64, device=self.weight.device)
-        # One by one: torch 2.15 has been seen to leave half of a batch undone, on two threads and late in a process.
+        # One by one: a batch is factorised wrongly by several threads (https://github.com/pytorch/pytorch/issues/142815)
         inverse = torch.stack([torch.linalg.inv_ex(eye - scale * weight).inverse for weight in self.weight])
         lengths = (inverse @ self.inputs).square().sum(1)
         kinds = (

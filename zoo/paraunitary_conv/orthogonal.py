@@ -7,6 +7,7 @@ from torch import Tensor
 
 Chart = Literal["cayley", "exp"]
 CHARTS = get_args(Chart)
+SAFE = 128  # size of matrices up to which a batch is factorised at once
 
 
 def orthonormal_columns(x: Tensor, skew: Tensor | None = None, chart: Chart = "cayley") -> Tensor:
@@ -53,8 +54,20 @@ def orthonormal_columns(x: Tensor, skew: Tensor | None = None, chart: Chart = "c
         core = core + x.mT @ x / 4
     if skew is not None:
         core = core - skew / 2
-    h = torch.linalg.inv_ex(core).inverse  # the symmetric part is at least I: it exists
+    h = _inverse(core)  # the symmetric part is at least I: it exists
     return torch.cat([2 * h - eye, x @ h], -2) if x.shape[-2] else 2 * h - eye
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Inverses, shape ``(..., n, n)``; on the CPU large ones one by one.
+
+    After ``torch.set_num_threads`` several threads factorise a batch there at once, which the library below does not
+    bear from n = 150 or so on (https://github.com/pytorch/pytorch/issues/142815).
+    """
+    if matrices.device.type != "cpu" or matrices.shape[-1] < SAFE or matrices.shape[:-2].numel() < 2:
+        return torch.linalg.inv_ex(matrices).inverse
+    one_by_one = [torch.linalg.inv_ex(matrix).inverse for matrix in matrices.flatten(0, -3).unbind()]
+    return torch.stack(one_by_one).view(matrices.shape)
 
 
 def polished(q: Tensor) -> Tensor:
