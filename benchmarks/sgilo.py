@@ -1,4 +1,4 @@
-"""Solvers of inverse problems: all images and restarts in one batch, beside one image at a time.
+"""Solvers of inverse problems: all images and restarts in one batch, beside one image and one restart at a time.
 
 ``python benchmarks/sgilo.py`` (or ``make bench BENCH=sgilo``). Both sides are the same solvers with the same settings
 on the same measurements, 80 random projections of images of 28 x 28 pixels; the decoder and the score network have the
@@ -10,6 +10,7 @@ their start, CSGM has two restarts. As a check the largest difference of the ima
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from rich.table import Table
@@ -26,7 +27,7 @@ SHAPE = (1, 28, 28)
 def sides(
     solver: Solver, decoder: ConvDecoder, operator: GaussianSensing, y: Tensor, priors: dict[str, ScorePrior]
 ) -> dict[str, Callable[[], Tensor]]:
-    """One batch, and one image at a time; each gives the images that it finds."""
+    """One batch, and one image and one restart at a time; each gives the images that it finds."""
     latents = decoder.prefix(torch.zeros(len(y), decoder.latent_dim), 1).detach()
 
     def start(rows: slice) -> Reconstruction | None:
@@ -35,14 +36,19 @@ def sides(
         latent = latents[rows]
         return Reconstruction(decoder.suffix(latent, 1).detach(), latent, 1, torch.zeros(len(latent)))
 
-    def solved(rows: slice) -> Tensor:
+    def solved(solver: Solver, rows: slice) -> Tensor:
         rng = torch.Generator().manual_seed(0)
         return solver.solve(decoder, operator, y[rows], priors, start(rows), rng).x
 
-    return {
-        "batch": lambda: solved(slice(None)),
-        "one by one": lambda: torch.cat([solved(slice(i, i + 1)) for i in range(len(y))]),
-    }
+    single = replace(solver, num_restarts=1) if isinstance(solver, CSGM) else solver
+    num_restarts = solver.num_restarts if isinstance(solver, CSGM) else 1
+
+    def one_by_one() -> Tensor:
+        rows = [slice(i, i + 1) for i in range(len(y))]
+        found = [solved(single, row) for row in rows for _ in range(num_restarts)]
+        return torch.cat(found[::num_restarts])
+
+    return {"batch": lambda: solved(solver, slice(None)), "one by one": one_by_one}
 
 
 def main() -> None:
@@ -66,7 +72,7 @@ def main() -> None:
         "SGILO": SGILO(csgm, num_steps=args.num_steps),
     }
     title = f"{args.num_images} images, {args.num_steps} steps\n{machine()}"
-    table = Table("", "one batch", "one image at a time", "faster by", title=title, title_justify="left")
+    table = Table("", "one batch", "one image, one restart at a time", "faster by", title=title, title_justify="left")
     for name, solver in solvers.items():
         both = sides(solver, decoder, operator, y, {"score": ScorePrior(denoiser)})
         if name == "ILO":
