@@ -6,7 +6,8 @@ from torch import nn
 
 from datamodules.inverse_operators import RandomInpainting
 from zoo.sgilo import CSGM, ILO, SGILO, GaussianPrior, PosteriorLangevin, ProximityPrior, StyleGAN2, solve_all
-from zoo.sgilo.solvers import DataTerm, Reconstruction, descend
+from zoo.sgilo.descent import descend
+from zoo.sgilo.solver import DataTerm, Reconstruction
 
 
 def given(generator, latent):

@@ -6,13 +6,16 @@ proves to mix fast where the generator is a random network. The paper reports cu
 here, no table of numbers.
 """
 
+from zoo.sgilo.csgm import CSGM
 from zoo.sgilo.decoder import VAE, ConvDecoder, Inverter
 from zoo.sgilo.evaluation import InverseEvaluation
 from zoo.sgilo.generator import SplitGenerator
 from zoo.sgilo.generator_module import InverterModule, VAEModule
 from zoo.sgilo.generator_training import GeneratorTraining
+from zoo.sgilo.ilo import ILO
 from zoo.sgilo.langevin import Chains, LangevinSampler, langevin_step
 from zoo.sgilo.models import LatentModels
+from zoo.sgilo.posterior import PosteriorLangevin
 from zoo.sgilo.priors import GaussianPrior, LatentPrior, ProximityPrior, ScorePrior
 from zoo.sgilo.projection import project_l1_ball
 from zoo.sgilo.random_generator import RandomReLUGenerator, expected_gradient, laplace_covariance
@@ -20,7 +23,8 @@ from zoo.sgilo.random_problem import RandomProblems
 from zoo.sgilo.score import LatentDenoiser, ScoreMLP
 from zoo.sgilo.score_module import LatentScoreModule
 from zoo.sgilo.score_training import ScoreTraining
-from zoo.sgilo.solvers import CSGM, ILO, SGILO, DataTerm, PosteriorLangevin, Reconstruction, Solver, solve_all
+from zoo.sgilo.sgilo import SGILO
+from zoo.sgilo.solver import DataTerm, Reconstruction, Solver, solve_all
 from zoo.sgilo.stylegan2 import MappingProxy, StyleGAN2, SynthesisState
 from zoo.sgilo.stylegan2_checkpoint import load_stylegan2
 from zoo.sgilo.theory import GradientFieldExperiment, LangevinExperiment

@@ -14,7 +14,7 @@ from zoo.sgilo.generator import SplitGenerator
 from zoo.sgilo.priors import LatentPrior
 from zoo.sgilo.score_module import inner_options
 from zoo.sgilo.score_training import ScoreTraining
-from zoo.sgilo.solvers import Reconstruction, Solver, solve_all
+from zoo.sgilo.solver import Reconstruction, Solver, solve_all
 
 
 class InverseEvaluation(LightningModule):

@@ -1,6 +1,6 @@
 """Priors of intermediate latents behind one protocol: the learned score, and two controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -154,3 +154,17 @@ class ProximityPrior:
         if self.center is None:
             raise ValueError("center must be given, or put there by centred, got None")
         return 2 * self.weight * (latent - self.center)
+
+
+def find_prior(prior: LatentPrior | str, priors: Mapping[str, LatentPrior]) -> LatentPrior:
+    """The prior itself, or the one of that name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if not isinstance(prior, str):
+        return prior
+    if prior not in priors:
+        known = ", ".join(priors) or "those given (none)"
+        raise ValueError(f"prior must be a prior, or one of {known}, got {prior!r}")
+    return priors[prior]
