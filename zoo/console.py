@@ -21,6 +21,7 @@ CHATTER = (
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
     "Experiment logs directory .* exists and is not empty.*",
     "Total length of `list` across ranks is zero.*",  # no validation, as the configuration says
+    "You passed in a `val_dataloader` but have no `validation_step`.*",  # what is tested need not be validated
     "You're resuming from a checkpoint that ended before the epoch ended.*",
 )
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
