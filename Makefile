@@ -2,6 +2,7 @@
 # make reproduce PAPER=local_augmentation    re-measure a paper's claim (ARGS="--scale full"); without PAPER, list them
 # make test                          run the tests
 # make bench BENCH=vision            time one of benchmarks/ beside its peers (ARGS="--rounds 5")
+# make docs                          build the site of all READMEs, reports and docstrings into site/
 # These, and all targets below, first make .venv and install requirements.lock into it, when that is not done yet.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install train test lint lock reproduce bench
+.PHONY: install train test lint lock reproduce bench docs
 
 install: $(INSTALLED)
 
@@ -39,6 +40,11 @@ reproduce: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
+
+# The site's own packages are not in the lock: nothing that is measured depends on them.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 # Pins every package with its hashes for all platforms and Python versions; the file names no index.
 lock: $(INSTALLED)
