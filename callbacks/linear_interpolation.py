@@ -207,14 +207,17 @@ class LinearInterpolation(pl.Callback):
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(name for path in self.paths.values() for name in path.columns()))
-        with (folder / "path.csv").open("w", newline="", encoding="utf-8") as file:
+        partial = folder / "path.partial"  # renamed when whole
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["part", "buffers", "group", *columns])
             writer.writeheader()
             for (part, buffers, group), path in self.paths.items():
                 for values in zip(*(curve.tolist() for curve in path.columns().values())):
                     row = dict(zip(path.columns(), values))
                     writer.writerow({"part": part, "buffers": buffers, "group": group, **row})
-        draw_paths(self.paths).savefig(folder / "path.png", dpi=150)
+        partial.replace(folder / "path.csv")
+        draw_paths(self.paths).savefig(partial, format="png", dpi=150)
+        partial.replace(folder / "path.png")
 
 
 def _numbers(paths: Mapping[Key, PathResult]) -> dict[str, float]:

@@ -248,4 +248,6 @@ class NeuralCollapseCallback(pl.Callback):
             }
             for layer in layers
         }
-        draw_collapse(by_layer).savefig(folder / self.file_name, dpi=150)
+        partial = folder / f"{self.file_name}.partial"  # renamed when whole
+        draw_collapse(by_layer).savefig(partial, format="png", dpi=150)
+        partial.replace(folder / self.file_name)

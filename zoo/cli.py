@@ -15,16 +15,18 @@ import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from zoo.console import console, quiet
 from zoo.environment import complain
+from zoo.files import no_room, whole
 from zoo.logs import loggers, new_version, read_curves
 from zoo.progress import EpochProgressBar
 from zoo.recipes import Recipe
 from zoo.results import Result, draw_curves
-from zoo.resume import RandomState, check_checkpoint, find_checkpoint
+from zoo.resume import RandomState, WholeCheckpoints, check_checkpoint, find_checkpoint
 from zoo.usage import USER_ERRORS, Parser, check_values, message_of, own_options
 
 # Arguments of a model that are taken from a property of the data, where the model has the one and the data the other.
@@ -129,6 +131,9 @@ class ZooCLI(LightningCLI):
                 kwargs["logger"] = loggers(self.folder, first_step)
             if self.fits and config.enable_checkpointing is not False and not _has(config.callbacks, ModelCheckpoint):
                 callbacks += self._checkpoints(self.folder / "checkpoints")
+        if not _has(config.plugins, CheckpointIO) and str(config.strategy).startswith(("auto", "ddp")):
+            plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins]
+            kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), WholeCheckpoints()]
         try:
             return super()._instantiate_trainer({**config, **kwargs}, callbacks)
         except BaseException:
@@ -148,7 +153,7 @@ class ZooCLI(LightningCLI):
         if max_epochs is not None and 0 <= max_epochs <= epochs:
             raise ValueError(
                 f"ckpt_path {str(self.checkpoint)!r} has been trained for {epochs} epochs; to go on, "
-                f"--trainer.max_epochs must be more, got {max_epochs}"
+                f"--trainer.max_epochs must be more, got {max_epochs}; to test it, say test before --model"
             )
         return content["global_step"]
 
@@ -182,11 +187,12 @@ class ZooCLI(LightningCLI):
         assert self.folder is not None
         config = self.config.clone()
         config.ckpt_path = None
-        self.parser.save(config, self.folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+        with whole(self.folder / "config.yaml") as partial:
+            self.parser.save(config, partial, skip_none=False, overwrite=True, multifile=False)
 
 
-def _has(callbacks: Any, kind: type[Callback]) -> bool:
-    return any(isinstance(callback, kind) for callback in (callbacks if isinstance(callbacks, list) else [callbacks]))
+def _has(given: Any, kind: type) -> bool:
+    return any(isinstance(one, kind) for one in (given if isinstance(given, list) else [given]))
 
 
 def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> int:
@@ -213,6 +219,11 @@ def run_command(verb: str, recipe: Recipe | None, overrides: Sequence[str]) -> i
             print("\nstopped before training began", file=sys.stderr)
             return 130
         except USER_ERRORS as error:
+            if no_room(error):
+                return complain(
+                    f"the disk is full ({error}); free some of it, and the same command with --ckpt_path last goes on "
+                    "after the last epoch that was saved"
+                )
             if started.yet:
                 raise
             return complain(message_of(error))
@@ -319,7 +330,8 @@ def _evaluate(cli: ZooCLI, verb: str, result: Result) -> None:
     if verb == "predict":
         batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
         if cli.folder is not None and is_rank_zero():
-            torch.save(batches, cli.folder / "predictions.pt")
+            with whole(cli.folder / "predictions.pt") as partial, partial.open("wb") as file:
+                torch.save(batches, file)
             result.predictions = str(cli.folder / "predictions.pt")
         return
     if cli.fits:

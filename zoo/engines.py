@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
@@ -85,8 +85,10 @@ def _execute(job: Job, folder: Path, directory: str) -> Outcome:
         try:
             return _train(job, folder)
         except (Exception, SystemExit):
-            traceback.print_exc()
-    return Outcome(error=tail(folder / "log.txt"))
+            report = traceback.format_exc()
+            with suppress(OSError):  # the disk may be full
+                print(report, file=sys.stderr, flush=True)
+    return Outcome(error=tail(folder / "log.txt") or report.strip().splitlines()[-1])
 
 
 def _train(job: Job, folder: Path) -> Outcome:
@@ -121,8 +123,9 @@ def printed_to(path: Path) -> Iterator[None]:
                 os.dup2(file.fileno(), stream)
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with suppress(OSError):  # a full disk must not keep the outcome from the driver
+                sys.stdout.flush()
+                sys.stderr.flush()
             for stream, original in kept.items():
                 os.dup2(original, stream)
                 os.close(original)

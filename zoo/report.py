@@ -14,7 +14,7 @@ from rich.table import Table
 
 from zoo.claims import NotEnoughRuns, Paper, Results, Verdict
 from zoo.drawing import draw_figures
-from zoo.files import write_text
+from zoo.files import whole, write_text
 from zoo.runner import Failures, Task
 
 REPORTS = Path("reports")
@@ -121,9 +121,8 @@ class Report:
         folder = report_folder(self.paper.name, self.scale)
         folder.mkdir(parents=True, exist_ok=True)
         if self.verdict:
-            partial = folder / "figure.partial"
-            self.draw().savefig(partial, format="png", dpi=150)
-            partial.replace(folder / "figure.png")
+            with whole(folder / "figure.png") as partial:
+                self.draw().savefig(partial, format="png", dpi=150)
         else:
             (folder / "figure.png").unlink(missing_ok=True)
         write_text(folder / "results.json", _json(self.content()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zoo.claims import SCALES, Paper, UnknownPaperError, find_paper, papers, with_seeds
 from zoo.environment import complain
+from zoo.files import no_room
 
 if TYPE_CHECKING:
     from zoo.engines import Engine
@@ -18,6 +19,7 @@ DESCRIPTION = "Re-measure the claims of papers; without a paper, list them with 
 EXIT = """\
 The exit status is 0 if every claim is reproduced, 1 if one is not reproduced or not measured, 2 after an error of the
 user, 130 after Ctrl-C. Finished runs are kept in runs/ and never done twice; reports are written to reports/."""
+FULL = "the disk is full ({}); free some of it, and the same command goes on with the runs that are left"
 
 
 def _positive(text: str) -> int:
@@ -152,9 +154,18 @@ def reproduce(chosen: Sequence[Paper], options: Any) -> int:
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on with the runs that are left", file=sys.stderr)
             return 130
+        except OSError as error:
+            if not no_room(error):
+                raise
+            return complain(FULL.format(error))
     reports = [Report(paper, options.scale, _command(paper, options), ours, failures) for paper, ours in tasks.items()]
     for report in reports:
-        folder = report.save()
+        try:
+            folder = report.save()
+        except OSError as error:
+            if not no_room(error):
+                raise
+            return complain(FULL.format(error))
         console().print(report.table())
         console().print(f"{folder}/report.md, results.json and figure.png; all papers in RESULTS.md", highlight=False)
     return 0 if all(report.status == "reproduced" for report in reports) else 1

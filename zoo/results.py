@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from zoo.files import write_json
+from zoo.files import whole, write_json
 from zoo.logs import read_curve
 
 
@@ -106,7 +106,8 @@ def draw_curves(folder: Path, title: str, main_metric: str | None, best: str | N
         figure.suptitle(title, fontsize="medium")
         for axes, names in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups):
             _draw(axes, {name: curves[name] for name in names}, _best_epoch(curves, best))
-        figure.savefig(folder / "curves.png", dpi=150)
+        with whole(folder / "curves.png") as partial:
+            figure.savefig(partial, format="png", dpi=150)
     return folder / "curves.png"
 
 

@@ -1,5 +1,6 @@
 """Going on where a run stopped: the random state, and the checkpoints that may be gone on from."""
 
+import io
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from zoo.files import whole
 
 
 class RandomState(Callback):
@@ -30,6 +34,23 @@ class RandomState(Callback):
         if self._restored is not None:
             restore_random_state(self._restored)
             self._restored = None
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one that it replaces; Lightning writes into the system's temporary folder.
+
+    Where that is another disk, Lightning's last step is a copy: cut short, it leaves half a checkpoint and not the
+    one before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):  # on no disk of this machine
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()  # torch.save into a file tells of a full disk as of an error of its own
+        torch.save(checkpoint, content)
+        with whole(Path(path)) as partial:
+            partial.write_bytes(content.getbuffer())
 
 
 def collect_random_state() -> dict[str, Any]:
@@ -82,7 +103,9 @@ def find_checkpoint(ckpt_path: str, runs: Path) -> Path:
         checkpoint = version / "checkpoints" / f"{ckpt_path}.ckpt"
         if checkpoint.is_file():
             return checkpoint
-    raise ValueError(f"ckpt_path {ckpt_path!r}: no run under {runs} has a checkpoint {ckpt_path}.ckpt yet")
+    raise ValueError(
+        f"ckpt_path {ckpt_path!r}: no run under {runs} has a checkpoint {ckpt_path}.ckpt yet; leave it away to start"
+    )
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> dict[str, Any]:

@@ -74,10 +74,10 @@ class Task:
         return json.dumps([self.run.recipe, self.run.overrides], sort_keys=True)
 
     def measurement(self) -> Measurement | None:
-        """What the run measured, ``None`` if it has not finished (or was kept in a form of long ago)."""
+        """What the run measured, ``None`` if it has not finished (or the file is damaged, or of long ago)."""
         try:
             return Measurement(**json.loads((self.folder / "measurement.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, TypeError):
+        except (FileNotFoundError, TypeError, ValueError):
             return None
 
     def keep(self, outcome: Outcome) -> None:
