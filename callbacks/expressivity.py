@@ -46,8 +46,19 @@ class ExpressivityProbe(pl.Callback):
 
     def __init__(self) -> None:
         self.final_metrics: dict[str, float] = {}
+        self._restored = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"final_metrics": self.final_metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.final_metrics = state_dict["final_metrics"]
+        self._restored = True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._restored:  # the weights of a resumed run are no longer those before the training
+            self._restored = False
+            return
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "contrasting_windows"):
             raise MisconfigurationException(

@@ -9,6 +9,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+KEPT = ("seconds", "cpu_seconds", "timed_windows", "windows", "edges", "steps", "saved_bytes", "saved_windows")
+
 
 class WindowCostMonitor(pl.Callback):
     """Measures training steps and tells their cost for each window.
@@ -21,6 +23,9 @@ class WindowCostMonitor(pl.Callback):
     takes time.
 
     Works on any module whose batch has ``edge_index`` ``(2, E)`` and ``ptr`` ``(B + 1,)``, as a PyG ``Batch`` has.
+
+    A resumed run goes on with what checkpoints keep. Its first steps are slow again, so they are not timed; their
+    edges count.
 
     Args:
         warmup: Steps that are not timed, at the begin of the training.
@@ -36,12 +41,14 @@ class WindowCostMonitor(pl.Callback):
         if warmup < 0:
             raise ValueError(f"warmup must be 0 or more, got {warmup}")
         self.warmup = warmup
+        self._restored = False
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.seconds, self.cpu_seconds = 0.0, 0.0
+        self.seconds, self.cpu_seconds, self.timed_windows = 0.0, 0.0, 0
         self.windows, self.edges, self.steps = 0, 0, 0
+        self._own_steps = 0  # of this process
         self._on_cpu = False
         self.saved_bytes = 0
         self.saved_windows = 0
@@ -49,8 +56,19 @@ class WindowCostMonitor(pl.Callback):
         self._begun = self._cpu_begun = 0.0
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in KEPT}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in KEPT:
+            setattr(self, name, state_dict[name])
+        self._restored = True
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.reset()
+        if self._restored:
+            self._restored, self._own_steps = False, 0
+        else:
+            self.reset()
         self._on_cpu = pl_module.device.type == "cpu"
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -76,11 +94,14 @@ class WindowCostMonitor(pl.Callback):
         taken, cpu_taken = time.perf_counter() - self._begun, time.process_time() - self._cpu_begun
         self._stop_counting()
         self.steps += 1
+        self._own_steps += 1
         if self.steps > self.warmup:
-            self.seconds += taken
-            self.cpu_seconds += cpu_taken
             self.windows += len(batch.ptr) - 1
             self.edges += batch.edge_index.shape[1]
+        if self._own_steps > self.warmup:
+            self.seconds += taken
+            self.cpu_seconds += cpu_taken
+            self.timed_windows += len(batch.ptr) - 1
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -100,12 +121,13 @@ class WindowCostMonitor(pl.Callback):
         if self.windows == 0:
             return {}
         costs = {
-            "cost/ms_per_window": 1e3 * self.seconds / self.windows,
             "cost/edges_per_window": self.edges / self.windows,
             "cost/saved_mb_per_window": 1e-6 * self.saved_bytes / self.saved_windows,
         }
-        if self._on_cpu:
-            return costs | {"cost/cpu_ms_per_window": 1e3 * self.cpu_seconds / self.windows}
+        if self.timed_windows:  # none where a run was resumed and ended within a warm-up
+            costs["cost/ms_per_window"] = 1e3 * self.seconds / self.timed_windows
+            if self._on_cpu:
+                costs["cost/cpu_ms_per_window"] = 1e3 * self.cpu_seconds / self.timed_windows
         return costs | ({"cost/peak_mb": 1e-6 * self._peak} if self._peak else {})
 
 

@@ -176,7 +176,9 @@ class ZooCLI(LightningCLI):
 
     def _checkpoints(self, folder: Path) -> list[Callback]:
         """Keep ``best.ckpt``, where there is a validation, and ``last.ckpt``, renewed every epoch."""
-        last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+        last = ModelCheckpoint(  # by itself it would wait for the next validation, epochs away in some recipes
+            folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
         if not is_overridden("validation_step", self.model) or not getattr(self.datamodule, "validates", True):
             return [last]
         return [ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False), last]

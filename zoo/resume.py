@@ -127,8 +127,9 @@ def check_checkpoint(path: Path, model: LightningModule) -> dict[str, Any]:
     except Exception as error:  # a broken file raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ckpt_path {str(path)!r} is not a checkpoint that can be read: {reason}") from error
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    buffers = {name for name, _ in model.named_buffers()}
+    parameters = model.named_parameters(remove_duplicate=False)  # a checkpoint has every name of what has several
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     for name, shape in wanted.items():
         if found.get(name) != shape:
             has = f"has {found[name]} for" if name in found else "lacks"

@@ -38,6 +38,19 @@ def test_steps_after_the_warm_up_are_counted():
     assert 0 < monitor.final_metrics["cost/cpu_ms_per_window"] < 1e3
 
 
+def test_a_resumed_run_counts_on_and_warms_up_again():
+    whole, half, resumed = fit(batches(), epochs=2, warmup=5), fit(batches(), warmup=5), WindowCostMonitor(warmup=5)
+    resumed.load_state_dict(half.state_dict())
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, accelerator="cpu", callbacks=[resumed], enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(Model(), batches())
+    assert (resumed.steps, resumed.windows, resumed.edges) == (whole.steps, whole.windows, whole.edges)
+    assert (half.timed_windows, resumed.timed_windows, whole.timed_windows) == (9, 18, 33)
+    assert resumed.final_metrics["cost/saved_mb_per_window"] == half.final_metrics["cost/saved_mb_per_window"]
+
+
 def test_memory_is_what_the_forward_pass_keeps():
     monitor = fit(batches(num=1), warmup=0)  # the input of the layer, and what the sigmoid gave; 30 rows
     expected = 4 * (30 * 32 + 30 * 2)

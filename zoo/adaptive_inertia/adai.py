@@ -124,7 +124,8 @@ class Adai(Optimizer):
         for group in self.param_groups:  # those of the authors' class have fewer options, and one of another name
             group.setdefault("decoupled_weight_decay", group.pop("decoupled", self.defaults["decoupled_weight_decay"]))
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                if name != "differentiable":  # the base class adds it to the defaults here, and nowhere else
+                    group.setdefault(name, value)
             for p in group["params"]:
                 if "step" in self.state.get(p, {}):
                     device = p.device if group["capturable"] else "cpu"

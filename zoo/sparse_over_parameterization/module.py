@@ -188,6 +188,7 @@ class LinearRecovery(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         self.model.fit(self.hparams["num_steps"])
+        self.optimizers().step()  # type: ignore[union-attr]
 
     def on_train_epoch_end(self) -> None:
         for case, system, own, convex in zip(self.cases, self.systems, self._by_case(self.model.theta), self.convex):
@@ -207,6 +208,6 @@ class LinearRecovery(LightningModule):
         """One chunk of steps an epoch."""
         return DataLoader(torch.zeros(1))  # type: ignore[arg-type]
 
-    def configure_optimizers(self) -> list[Any]:
-        """None: the model descends by itself."""
-        return []
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A counter, as the model descends by itself: Lightning keeps checkpoints only where it counts."""
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -57,6 +58,7 @@ class NaiveForecast(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         self._measure("train", batch)
+        self.optimizers().step()  # type: ignore[union-attr]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._measure("val", batch)
@@ -68,5 +70,6 @@ class NaiveForecast(LightningModule):
         forecast = self(batch)
         log_forecast(self, self.metrics, part, masked_mse(forecast, batch.y, batch.mask), forecast, batch)
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        return []
+    def configure_optimizers(self) -> Optimizer:
+        """A counter: Lightning keeps checkpoints only where it counts."""
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.0)
