@@ -135,7 +135,7 @@ def test_quadratics_end_with_their_longest_run():
     ("make", "message"),
     [
         (lambda: DivergenceSearch(dims=[]), "dims must hold at least one value, got none"),
-        (lambda: DivergenceSearch(dims=[0]), "dim must be at least 1, got 0"),
+        (lambda: DivergenceSearch(dims=[0]), r"dims must be at least 1, got \[0\]"),
         (lambda: DivergenceSearch(num_triples=0), "num_triples must be at least 1, got 0"),
         (lambda: SignConvergence(dim=0), "dim must be at least 1, got 0"),
         (lambda: SignConvergence(smallest_curvature=3.0), "largest_curvature must be at least 3.0, smallest_curvature"),

@@ -97,6 +97,8 @@ class DivergenceSearch(Simulation):
         self.save_hyperparameters()
         if not dims:
             raise ValueError("dims must hold at least one value, got none")
+        if min(dims) < 1:
+            raise ValueError(f"dims must be at least 1, got {list(dims)}")
         for dim in dims:
             random_triples(num_triples, dim, diameter=1.0)  # says what is wrong with a number
         for name in FAMILIES:
@@ -152,6 +154,8 @@ class SignConvergence(Simulation):
     ) -> None:
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
+        if not smallest_curvature > 0:
+            raise ValueError(f"smallest_curvature must be > 0, got {smallest_curvature}")
         if not smallest_curvature <= largest_curvature:
             raise ValueError(
                 f"largest_curvature must be at least {smallest_curvature}, smallest_curvature, got {largest_curvature}"
