@@ -144,6 +144,9 @@ class InverseProblemDataModule(VisionDataModule):
             raise ValueError(f"problems_from must be test or val, got {problems_from!r}")
         self.counts = _listed(num_measurements)
         self.ratios = _listed(measurement_ratio)
+        for count in self.counts:
+            if count < 1:
+                raise ValueError(f"num_measurements must be at least 1, got {count}")
         for ratio in self.ratios:
             if not 0 < ratio <= 1:
                 raise ValueError(f"measurement_ratio must be in (0, 1], got {ratio}")
