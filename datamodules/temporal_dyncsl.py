@@ -126,6 +126,8 @@ class DynCSLDataModule(pl.LightningDataModule):
             raise ValueError("padding_value must differ from 1, the feature of an edge that is there, got 1")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_samples < 10:
+            raise ValueError(f"num_samples must be at least 10, as the parts are tenths, got {num_samples}")
         self.num_nodes, self.num_steps, self.skips = num_nodes, num_steps, tuple(skips)
         self.label, self.permute, self.padding_value = label, permute, padding_value
         self.batch_size, self.num_samples = batch_size, num_samples
