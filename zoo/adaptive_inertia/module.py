@@ -97,6 +97,8 @@ class EscapeTimeExperiment(SimulationModule):
         optimizer: OptimizerCallable = ADAI_ESCAPE,
         steps_per_epoch: int = 1000,
     ) -> None:
+        if not sharpness or any(not k > 0 for k in sharpness):
+            raise ValueError(f"sharpness must be one or more values > 0, got {sharpness}")
         wells = [DoubleWell(k, barrier) for k in sharpness]
         simulation = EscapeSimulation(wells, batch_size, num_particles, companions)
         super().__init__(simulation, optimizer, steps_per_epoch)
