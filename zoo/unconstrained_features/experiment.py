@@ -73,6 +73,8 @@ class UFMExperiment(Simulation):
         ranks = [start_rank] * num_replicas if isinstance(start_rank, int) else list(start_rank)
         if len(ranks) != num_replicas:
             raise ValueError(f"start_rank must be one rank, or one for each of {num_replicas} replicas, got {ranks}")
+        if min(ranks) < 0:
+            raise ValueError(f"start_rank must be at least 0, got {min(ranks)}")
         points = [self.model.critical_point(rank) for rank in ranks]
         return {name: torch.stack([point[name][i] for i, point in enumerate(points)]) for name in points[0]}
 
