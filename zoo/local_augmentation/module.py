@@ -96,6 +96,8 @@ class LocalAugmentedNodeClassifier(LightningModule):
         self.save_hyperparameters({"generator": asdict(generator) if generator else None})
         check_training(num_generated, mode, num_samples, consistency_weight, lr, weight_decay)
         self.consistency = SharpenedConsistencyLoss(temperature)
+        if pool_size < 0:
+            raise ValueError(f"pool_size must be 0 (no pool) or more, got {pool_size}")
         self.pretraining = generator if num_generated > 0 else None
         self.augmentation: LocalAugmentation | None = None
         if self.pretraining:
