@@ -14,6 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.backbones import build_backbone
 
+# Of a Trainer that a recipe's model makes itself, to train what it needs.
+Precision = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "64", "32", "16", "bf16"]
 SCHEDULES = ("constant", "cosine", "step")
 SGD: OptimizerCallable = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from zoo.auto_conjugate_gradient.module import AdversarialClassifier, check_perturbation
+from zoo.classifier import Precision
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class RobustTraining:
     weight_decay: float = 5e-4
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     max_epochs: int = 8
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
     cache_dir: str | None = None
 
@@ -207,7 +208,7 @@ class RobustTraining:
         with isolate_rng():
             torch.manual_seed(self.seed)
             module = self.module(num_classes, input_shape)
-            inner = Trainer(max_epochs=self.max_epochs, precision=self.precision, **options)  # type: ignore[arg-type]
+            inner = Trainer(max_epochs=self.max_epochs, precision=self.precision, **options)
             inner.fit(module, data.train_dataloader(), val_dataloaders=[])
         if inner.interrupted:
             raise KeyboardInterrupt

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from zoo.classifier import Precision
 from zoo.sgilo.cache import Weights, cache_folder, kept_weights
 from zoo.sgilo.decoder import VAE, Inverter
 from zoo.sgilo.generator_module import InverterModule, VAEModule
@@ -38,7 +39,8 @@ class GeneratorTraining:
         cache_dir: Folder of what is trained; ``None`` takes the variable ``ZOO_CACHE``, else ``cache``.
 
     Raises:
-        ValueError: If a number of epochs is out of range; other arguments are checked where networks are made of them.
+        ValueError: If a number of the training is out of range; other arguments are checked where networks are made
+            of them.
     """
 
     latent_dim: int = 6
@@ -51,7 +53,7 @@ class GeneratorTraining:
     inverter_lr: float = 3e-3
     inverter_epochs: int = 2
     deviation_weight: float = 0.01
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
     cache_dir: str | None = None
 
@@ -59,6 +61,11 @@ class GeneratorTraining:
         for name in ("max_epochs", "inverter_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "inverter_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not self.deviation_weight >= 0:
+            raise ValueError(f"deviation_weight must be >= 0, got {self.deviation_weight}")
 
     def inverter(self, input_shape: Sequence[int]) -> Inverter:
         """The networks before their training, drawn from the global generator."""

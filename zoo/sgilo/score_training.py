@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from zoo.classifier import Precision
 from zoo.sgilo.cache import Weights, cache_folder, kept_weights
 from zoo.sgilo.generator_training import SOURCES, GeneratorTraining, refuse_several_processes, train
 from zoo.sgilo.models import LatentModels
@@ -48,7 +49,7 @@ class ScoreTraining:
     lr: float = 1e-3
     batch_size: int = 256
     num_steps: int = 3000
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
     cache_dir: str | None = None
 
