@@ -174,6 +174,8 @@ class LinearRecovery(LightningModule):
         for name, values in {"ranks": ranks, "num_corrupted": num_corrupted}.items():
             if not values:
                 raise ValueError(f"{name} must hold at least one value, got none")
+        if min(ranks) < 1:
+            raise ValueError(f"ranks must be at least 1, got {list(ranks)}")
         self.automatic_optimization = False
         self.cases = [f"rank_{rank}_{k}" for rank in ranks for k in num_corrupted]
         self.systems = [
