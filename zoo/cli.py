@@ -27,7 +27,7 @@ from zoo.progress import EpochProgressBar
 from zoo.recipes import Recipe
 from zoo.results import Result, draw_curves
 from zoo.resume import RandomState, WholeCheckpoints, check_checkpoint, find_checkpoint
-from zoo.usage import USER_ERRORS, Parser, check_values, message_of, own_options
+from zoo.usage import USER_ERRORS, Parser, check_numbers, check_trainer, check_values, given, message_of, own_options
 
 # Arguments of a model that are taken from a property of the data, where the model has the one and the data the other.
 FROM_DATA = {
@@ -80,13 +80,14 @@ class ZooCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], verb: str, name: str, config: dict[str, Any], started: Started) -> None:
         self.fits = verb in ("train", "fit")
+        self.words = list(args)
         self.name = name
         self.recipe_config = config
         self.started = started
         self.checkpoint: Path | None = None
         self.folder: Path | None = None
         super().__init__(
-            args=list(args),
+            args=self.words,
             run=False,
             save_config_callback=None,  # Lightning's needs a fit, and writes into the logger's folder
             trainer_defaults={"enable_model_summary": False},
@@ -117,8 +118,14 @@ class ZooCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         check_values(args)  # type: ignore[arg-type]
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        check_numbers(self.config.as_dict())
+        check_trainer(self.config.trainer.as_dict(), self.config.seed_everything)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        linked = [f"model.{name}" for source, name in FROM_DATA.items() if hasattr(self.datamodule, source)]
+        option = given(self.words, linked)
+        if option is not None:
+            raise ValueError(f"--{option}: is taken from the data and must be left out")
         config = self.config_init.trainer
         self.runs = Path(config.default_root_dir or ".") / "logs" / self.name
         first_step = self._find_checkpoint()
@@ -136,14 +143,18 @@ class ZooCLI(LightningCLI):
             kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), WholeCheckpoints()]
         try:
             return super()._instantiate_trainer({**config, **kwargs}, callbacks)
+        except TypeError as error:  # what Lightning says of some values, as of devices below 0
+            self.discard_folder()
+            raise ValueError(str(error)) from error
         except BaseException:
             self.discard_folder()
             raise
 
     def _find_checkpoint(self) -> int:
         """Set ``checkpoint`` to what the configuration asks for; returns the step that a fit goes on from."""
-        ckpt_path = self.config.ckpt_path or (None if self.fits else self.config.test_checkpoint)
-        if ckpt_path is None or (self.config_init.trainer.fast_dev_run and not self.config.ckpt_path):
+        asked = self.config.ckpt_path
+        ckpt_path = self.config.test_checkpoint if asked is None and not self.fits else asked
+        if ckpt_path is None or (self.config_init.trainer.fast_dev_run and asked is None):
             return 0
         self.checkpoint = find_checkpoint(ckpt_path, self.runs)
         content = check_checkpoint(self.checkpoint, self.model)

@@ -1,6 +1,7 @@
 """Going on where a run stopped: the random state, and the checkpoints that may be gone on from."""
 
 import io
+import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,6 +125,11 @@ def check_checkpoint(path: Path, model: LightningModule) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    except pickle.UnpicklingError as error:  # whose message says how to read the file nonetheless
+        raise ValueError(
+            f"ckpt_path {str(path)!r} is not a checkpoint that can be read: it must hold tensors and plain values, as "
+            "other contents could run as code"
+        ) from error
     except Exception as error:  # a broken file raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ckpt_path {str(path)!r} is not a checkpoint that can be read: {reason}") from error

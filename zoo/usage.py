@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -19,8 +21,32 @@ UNRECOGNIZED = re.compile(r"unrecognized arguments: --(?P<option>[^\s=]+)")
 GIVEN = re.compile(r"Given value: (?P<value>.*)")
 NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Expected (?:a )?<class 'NoneType'>"
+    r"|Subclass types expect one of|a class path \(str\)|a dict with"
 )
-
+# What PyTorch and Lightning call otherwise than their options: the start of a message, and the option that it is about.
+UNNAMED = {
+    "Invalid learning rate": "lr",
+    "Invalid beta parameter": "betas",
+    "Invalid epsilon value": "eps",
+    "`Timer(duration=": "--trainer.max_time",
+    "No supported gpu backend found": "--trainer.accelerator",
+    "Problems parsing config": "--config",
+    "Unexpected config": "--config",
+}
+OURS = ("zoo.", "datamodules.", "callbacks.", "torch.optim.")  # whose numbers are known to be finite ...
+MAY_BE_INFINITE = ("radius", "inverse_temperature")  # ... but for these, where it means no limit and no noise
+# Least values of the Trainer's options that it does not check itself.
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+LARGEST_SEED = 2**32 - 1  # NumPy's
+NO_INSTANCE = "expected an instance"  # said after every error of a class's arguments, too
 
 # What may be raised before work starts because the user asks for something that cannot be.
 USER_ERRORS = (ValueError, MisconfigurationException, OSError, ImportError)
@@ -73,6 +99,64 @@ def check_values(args: Sequence[str]) -> None:
             raise UsageError(f"a value is missing after {option}")
 
 
+def given(args: Sequence[str], options: Iterable[str]) -> str | None:
+    """The first of these options, without dashes, that is among the arguments; ``None`` if there is none of them.
+
+    Example:
+        >>> given(["--model.lr", "0.1", "--model.init_args.dim=3"], ["model.dim"])
+        'model.dim'
+    """
+    names = [arg.split("=", 1)[0].removeprefix("--").replace(".init_args.", ".") for arg in args if arg[:2] == "--"]
+    return next((option for option in options if option in names), None)
+
+
+def check_numbers(config: Any, option: str = "-") -> None:
+    """Refuse NaN and infinity for what is ours, torch's optimizers and the Trainer.
+
+    Args:
+        config: The configuration, or a part of it.
+        option: Its option, for the message.
+
+    Raises:
+        ValueError: If a number is not finite; ``inf`` is left to those that take it.
+    """
+    if isinstance(config, float) and not math.isfinite(config):
+        infinite_is_fine = option.rsplit(".", 1)[-1] in MAY_BE_INFINITE
+        if math.isnan(config) or not infinite_is_fine:
+            raise ValueError(f"{option}: must be a finite number, got {config}")
+    elif isinstance(config, list | tuple):
+        for value in config:
+            check_numbers(value, option)
+    elif isinstance(config, Mapping):
+        if not str(config.get("class_path", "zoo.")).startswith(OURS):
+            return
+        for name, value in config.items():
+            inner = option if name == "init_args" else f"--{name}" if option == "-" else f"{option}.{name}"
+            check_numbers(value, inner)
+
+
+def check_trainer(trainer: Mapping[str, Any], seed: Any) -> None:
+    """Refuse what the Trainer would take, and fail with or ignore later.
+
+    Args:
+        trainer: Its options.
+        seed: Of ``--seed_everything``.
+
+    Raises:
+        ValueError: If a number is out of range, or the root is no folder.
+    """
+    for name, least in LEAST.items():
+        value = trainer.get(name)
+        if value is not None and value < least:
+            raise ValueError(f"--trainer.{name}: must be at least {least}, got {value}")
+    if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"--seed_everything: must be in [0, {LARGEST_SEED}], got {seed}")
+    root = Path(trainer.get("default_root_dir") or ".").absolute()
+    for folder in (root, *root.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--trainer.default_root_dir: must be a folder, got {str(root)!r}: {folder} is a file")
+
+
 def own_options(config: dict[str, Any]) -> LightningArgumentParser:
     """A parser of the options of a recipe's model and data, for the help and for near misses.
 
@@ -111,7 +195,11 @@ def dataclass_arguments(cls: type) -> dict[str, type]:
 
 def message_of(error: BaseException) -> str:
     """What to tell the user about one of :data:`USER_ERRORS`."""
-    return readable(str(error), getattr(error, "options", ()))
+    message = str(error)
+    for start, option in UNNAMED.items():
+        if message.startswith(start):
+            return f"{option}: {readable(message)}"
+    return readable(message, getattr(error, "options", ()))
 
 
 def readable(message: str, options: Iterable[str] = ()) -> str:
@@ -127,9 +215,6 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
         >>> readable('Parser key "trainer.max_epochs":\n  - Expected a <class \'int\'>\n  Given value: x')
         '--trainer.max_epochs: expected int, got x'
     """
-    unrecognized = UNRECOGNIZED.search(message)
-    if unrecognized:
-        return f"--{unrecognized['option']}: there is no such option{nearest(unrecognized['option'], options)}"
     keys: list[tuple[int, str]] = []
     problems: list[tuple[str, str]] = []
     value = ""
@@ -145,11 +230,14 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
             value = given["value"]
         if text and not NOISE.match(text):
             path = ".".join(key for depth, key in keys if depth <= indent)
+            if UNRECOGNIZED.match(text):
+                return _line(path, [text], "", options)
             problems.append((path, _in_words(text)))
     return _joined(problems, value, options) or message
 
 
 def _in_words(text: str) -> str:
+    text = re.sub(r"^Not a valid subclass of (\w+)$", rf"{NO_INSTANCE} of \1", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r"^Expected (?:an? )?(.*?)\. Got value: ", r"expected \1, got ", text)
@@ -164,7 +252,8 @@ def _joined(problems: list[tuple[str, str]], value: str, options: Iterable[str])
 
 
 def _line(path: str, problems: list[str], value: str, options: Iterable[str]) -> str:
-    unknown = NOT_ACCEPTED.match(problems[0])
+    problems = [problem for problem in problems if not problem.startswith(NO_INSTANCE)] or problems
+    unknown = NOT_ACCEPTED.match(problems[0]) or UNRECOGNIZED.match(problems[0])
     if unknown:
         name = f"{path}.{unknown['option']}".lstrip(".")
         return f"--{name}: there is no such option{nearest(name, options)}"
